@@ -1,0 +1,11 @@
+//! The proxy's decisions, without a socket, a clock or the environment.
+//!
+//! * `model`: what a configuration means, as plain data; every worker reads the same `Arc`s.
+//! * `config`: Envoy bootstrap and xDS resources → `model`, each refused alone, by name, with its reason.
+//! * `matching`: which listener, filter chain and route; pure functions over one snapshot.
+//! * `balance`: which endpoint.
+//! * `policy`: authorization, faults, retries, header edits.
+//! * `http1`: the HTTP/1.1 codec, sans I/O. `head` is the request and response head that all codecs share.
+
+pub mod head;
+pub mod model;
