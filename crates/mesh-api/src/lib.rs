@@ -39,6 +39,11 @@ pub mod dataplane {
 pub mod steering {
     tonic::include_proto!("dpumesh.steering.v1");
 }
+/// Refusals by name.
+#[allow(missing_debug_implementations, clippy::all)]
+pub mod xds {
+    tonic::include_proto!("dpumesh.xds.v1");
+}
 /// Istio's certificate service.
 #[allow(missing_debug_implementations, clippy::all)]
 pub mod istio_ca {

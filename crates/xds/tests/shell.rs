@@ -1,0 +1,141 @@
+//! The tonic shells over loopback and a Unix socket: both modes, reconnection, refusals.
+
+use mesh_api::envoy::config::cluster::v3::Cluster;
+use mesh_api::envoy::config::core::v3::Node;
+use mesh_api::type_url;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use xds::client::{self, Event, Interest, Mode, Options};
+use xds::server::{self, Peer, Store, Transaction};
+use xds::{Backoff, Rejected, Resource};
+
+fn cluster(name: &str, seconds: i64) -> Resource {
+    let connect_timeout = Some(mesh_api::envoy_pb::google::protobuf::Duration { seconds, nanos: 0 });
+    Resource::new(name, &Cluster { name: name.to_owned(), connect_timeout, ..Cluster::default() })
+}
+
+fn put(store: &Store, resource: Resource) {
+    let mut transaction = Transaction::new();
+    transaction.put(type_url::CLUSTER, resource);
+    store.commit("view", transaction);
+}
+
+async fn serve(
+    store: Store,
+    address: SocketAddr,
+    stop: CancellationToken,
+) -> (SocketAddr, mpsc::UnboundedReceiver<server::Event>) {
+    let (events, receiver) = mpsc::unbounded_channel();
+    let authorize = |peer: &Peer| match peer.node.id.as_str() {
+        "stranger" => Err(tonic::Status::permission_denied("no such node")),
+        _ => Ok("view".to_owned()),
+    };
+    let listener = tokio::net::TcpListener::bind(address).await.expect("loopback");
+    let bound = listener.local_addr().expect("bound");
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let server = tonic::transport::Server::builder().add_service(server::service(store, authorize, events));
+    tokio::spawn(server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()));
+    (bound, receiver)
+}
+
+fn start(address: SocketAddr, mode: Mode, node: &str) -> (client::Handle, mpsc::Receiver<Event>) {
+    let connect = move || -> futures_util::future::BoxFuture<'static, Result<Channel, String>> {
+        Box::pin(async move {
+            let endpoint = Channel::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
+            endpoint.connect().await.map_err(|error| error.to_string())
+        })
+    };
+    let options = Options {
+        node: Node { id: node.to_owned(), ..Node::default() },
+        mode,
+        metadata: vec![("clusterid".to_owned(), "Kubernetes".to_owned())],
+        interests: vec![(type_url::CLUSTER.to_owned(), Interest::Wildcard)],
+        backoff: Backoff::new(Duration::from_millis(5), Duration::from_millis(50)),
+    };
+    client::spawn(connect, options)
+}
+
+async fn next_update(events: &mut mpsc::Receiver<Event>) -> client::Update {
+    loop {
+        let event = tokio::time::timeout(Duration::from_secs(10), events.recv()).await.expect("in time");
+        if let Event::Update(update) = event.expect("the client lives") {
+            return update;
+        }
+    }
+}
+
+async fn next_verdict(events: &mut mpsc::UnboundedReceiver<server::Event>) -> server::Event {
+    loop {
+        let event =
+            tokio::time::timeout(Duration::from_secs(10), events.recv()).await.expect("in time").expect("server");
+        if matches!(event, server::Event::Acked { .. } | server::Event::Nacked { .. }) {
+            return event;
+        }
+    }
+}
+
+async fn updates_are_delivered_and_answered(mode: Mode) {
+    let (store, stop) = (Store::new(), CancellationToken::new());
+    put(&store, cluster("a", 1));
+    let (address, mut verdicts) = serve(store.clone(), "127.0.0.1:0".parse().expect("address"), stop.clone()).await;
+    let (handle, mut events) = start(address, mode, "node");
+    let update = next_update(&mut events).await;
+    assert_eq!(update.changed.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["a"]);
+    handle.reply(update.token, Ok(()));
+    assert!(matches!(next_verdict(&mut verdicts).await, server::Event::Acked { .. }));
+    put(&store, cluster("b", 1));
+    let update = next_update(&mut events).await;
+    handle.reply(update.token, Err(vec![Rejected { name: "b".to_owned(), reason: "no good".to_owned() }]));
+    let server::Event::Nacked { rejected, .. } = next_verdict(&mut verdicts).await else { panic!("refused") };
+    assert_eq!(rejected, [Rejected { name: "b".to_owned(), reason: "no good".to_owned() }]);
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn incremental_updates_are_delivered_and_answered() {
+    updates_are_delivered_and_answered(Mode::Delta).await;
+}
+
+#[tokio::test]
+async fn state_of_the_world_updates_are_delivered_and_answered() {
+    updates_are_delivered_and_answered(Mode::StateOfTheWorld).await;
+}
+
+#[tokio::test]
+async fn a_client_comes_back_when_the_server_does() {
+    let (store, stop) = (Store::new(), CancellationToken::new());
+    put(&store, cluster("a", 1));
+    let (address, _verdicts) = serve(store.clone(), "127.0.0.1:0".parse().expect("address"), stop.clone()).await;
+    let (handle, mut events) = start(address, Mode::Delta, "node");
+    handle.reply(next_update(&mut events).await.token, Ok(()));
+    stop.cancel();
+    loop {
+        if let Some(Event::Disconnected { .. }) = events.recv().await {
+            break;
+        }
+    }
+    put(&store, cluster("b", 1));
+    let stop = CancellationToken::new();
+    let (_, _verdicts) = serve(store, address, stop.clone()).await;
+    let update = next_update(&mut events).await;
+    assert_eq!(update.changed.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["b"], "a is held already");
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn a_refused_node_is_told_why() {
+    let stop = CancellationToken::new();
+    let (address, _verdicts) = serve(Store::new(), "127.0.0.1:0".parse().expect("address"), stop.clone()).await;
+    let (_handle, mut events) = start(address, Mode::Delta, "stranger");
+    loop {
+        let event = tokio::time::timeout(Duration::from_secs(10), events.recv()).await.expect("in time");
+        if let Some(Event::Disconnected { reason }) = event {
+            assert!(reason.contains("no such node"), "{reason}");
+            break;
+        }
+    }
+    stop.cancel();
+}
