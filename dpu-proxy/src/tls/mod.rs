@@ -52,7 +52,7 @@ pub fn provider() -> Arc<CryptoProvider> {
 }
 
 /// Istio's metadata exchange is not spoken, so its protocol is neither offered nor accepted.
-const PEER_EXCHANGE: &str = "istio-peer-exchange";
+pub(crate) const PEER_EXCHANGE: &str = "istio-peer-exchange";
 
 /// ALPN lists as rustls wants them, without what is not spoken.
 fn protocols(names: &[String]) -> Vec<Vec<u8>> {

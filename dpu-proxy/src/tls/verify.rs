@@ -149,6 +149,12 @@ fn pattern_text(matcher: &StringMatcher) -> String {
     }
 }
 
+/// True when a peer that shows this URI SAN alone would be accepted.
+pub fn accepts_uri(validation: &Validation, uri: &str) -> bool {
+    let wanted = &validation.subject_alt_names;
+    wanted.is_empty() || wanted.iter().any(|wanted| wants(wanted, SanType::Uri, uri))
+}
+
 impl UpstreamVerifier {
     /// By the validation of a context; `roots` is what its `trusted_ca` means.
     pub fn new(validation: &Validation, roots: Option<Arc<RootCertStore>>, check_server_name: bool) -> Self {
