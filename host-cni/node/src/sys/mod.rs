@@ -1,0 +1,141 @@
+//! The one door to the kernel: network namespaces and the links in them.
+//!
+//! In: a path of a namespace, or the daemon's own. Out: a `Namespace` whose netlink socket lives in
+//! it. Only a short-lived thread ever enters a foreign namespace; the daemon's own threads stay.
+
+mod link;
+mod routes;
+
+pub use link::{Device, Link};
+pub use routes::PodRoute;
+
+use nix::sched::{CloneFlags, setns};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use tokio::task::JoinHandle;
+
+/// What the kernel refused, and during what.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    #[error("network namespace {path} is gone: {source}")]
+    NamespaceGone { path: PathBuf, source: io::Error },
+    #[error("{path} is the host's own network namespace, not a pod's")]
+    HostNamespace { path: PathBuf },
+    #[error("cannot {action}: {source}")]
+    Refused { action: String, source: io::Error },
+}
+
+impl KernelError {
+    pub(crate) fn refused(action: impl Into<String>, source: io::Error) -> Self {
+        Self::Refused { action: action.into(), source }
+    }
+
+    /// The error number, where the kernel gave one.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::NamespaceGone { source, .. } | Self::Refused { source, .. } => source.raw_os_error(),
+            Self::HostNamespace { .. } => None,
+        }
+    }
+}
+
+/// An open network namespace. Dropping it lets the namespace go.
+#[derive(Debug)]
+pub struct Namespace {
+    file: File,
+    path: PathBuf,
+    netlink: rtnetlink::Handle,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // The socket keeps the namespace alive; the task owns the socket.
+        self.task.abort();
+    }
+}
+
+impl AsFd for Namespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Namespace {
+    /// The namespace that this process lives in.
+    pub async fn own() -> Result<Self, KernelError> {
+        Self::enter(PathBuf::from("/proc/self/ns/net")).await
+    }
+
+    /// A pod's namespace; refuses the daemon's own.
+    pub async fn open(path: &Path) -> Result<Self, KernelError> {
+        let namespace = Self::enter(path.to_owned()).await?;
+        match same_file(&namespace.file, Path::new("/proc/self/ns/net")) {
+            true => Err(KernelError::HostNamespace { path: path.to_owned() }),
+            false => Ok(namespace),
+        }
+    }
+
+    async fn enter(path: PathBuf) -> Result<Self, KernelError> {
+        let gone = |source| KernelError::NamespaceGone { path: path.clone(), source };
+        let file = File::open(&path).map_err(gone)?;
+        let inside = file.try_clone().map_err(gone)?;
+        let (connection, netlink, _) = in_namespace(inside, rtnetlink::new_connection).await.map_err(gone)?.map_err(gone)?;
+        let task = tokio::spawn(connection);
+        Ok(Self { file, path, netlink, task })
+    }
+
+    /// Where it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn netlink(&self) -> &rtnetlink::Handle {
+        &self.netlink
+    }
+
+    pub(crate) fn raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    /// Writes `/proc/sys/net/NAME` as seen from inside.
+    pub async fn write_sysctl(&self, name: &str, value: &str) -> Result<(), KernelError> {
+        let (path, value) = (format!("/proc/sys/net/{name}"), value.to_owned());
+        let action = format!("write {value} to {path}");
+        let refused = |source| KernelError::refused(action.clone(), source);
+        let inside = self.file.try_clone().map_err(refused)?;
+        in_namespace(inside, move || std::fs::write(path, value)).await.map_err(refused)?.map_err(refused)
+    }
+}
+
+/// Runs `work` on a thread of its own inside a namespace. The runtime's context is entered, so that
+/// sockets made there are driven by it.
+async fn in_namespace<T: Send + 'static>(file: File, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let runtime = tokio::runtime::Handle::current();
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new().name("netns".to_owned()).spawn(move || {
+        let _context = runtime.enter();
+        let outcome = setns(&file, CloneFlags::CLONE_NEWNET).map_err(io::Error::from).map(|()| work());
+        // The caller may have given up; nothing is left to do then.
+        let _ = sender.send(outcome);
+    })?;
+    receiver.await.unwrap_or_else(|_| Err(io::Error::other("the namespace thread panicked")))
+}
+
+fn same_file(file: &File, path: &Path) -> bool {
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+/// The io error in an rtnetlink error.
+pub(crate) fn io_error(error: rtnetlink::Error) -> io::Error {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io(),
+        other => io::Error::other(other.to_string()),
+    }
+}
