@@ -8,4 +8,5 @@
 //! * `http1`: the HTTP/1.1 codec, sans I/O. `head` is the request and response head that all codecs share.
 
 pub mod head;
+pub mod http1;
 pub mod model;

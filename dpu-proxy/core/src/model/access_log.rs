@@ -37,8 +37,14 @@ pub enum JsonValue {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum LogFilter {
-    StatusCode { op: CompareOp, value: u32 },
-    Duration { op: CompareOp, value: Duration },
+    StatusCode {
+        op: CompareOp,
+        value: u32,
+    },
+    Duration {
+        op: CompareOp,
+        value: Duration,
+    },
     /// Empty: any flag.
     ResponseFlags(Vec<String>),
     NotHealthCheck,

@@ -33,11 +33,26 @@ pub struct Cluster {
 #[derive(Debug)]
 pub enum Discovery {
     Static(Arc<EndpointSet>),
-    Eds { service_name: String },
+    Eds {
+        service_name: String,
+    },
     /// Host names are resolved again at this rate (or by TTL).
-    StrictDns { hosts: Vec<DnsHost>, refresh_rate: Duration, respect_ttl: bool, family: DnsFamily },
-    LogicalDns { host: DnsHost, refresh_rate: Duration, respect_ttl: bool, family: DnsFamily },
-    OriginalDst { use_http_header: bool, port_override: Option<u16> },
+    StrictDns {
+        hosts: Vec<DnsHost>,
+        refresh_rate: Duration,
+        respect_ttl: bool,
+        family: DnsFamily,
+    },
+    LogicalDns {
+        host: DnsHost,
+        refresh_rate: Duration,
+        respect_ttl: bool,
+        family: DnsFamily,
+    },
+    OriginalDst {
+        use_http_header: bool,
+        port_override: Option<u16>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -62,10 +77,18 @@ pub enum DnsFamily {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LbPolicy {
     RoundRobin,
-    LeastRequest { choice_count: u32, active_request_bias: f64 },
+    LeastRequest {
+        choice_count: u32,
+        active_request_bias: f64,
+    },
     Random,
-    RingHash { minimum: u64, maximum: u64 },
-    Maglev { table_size: u64 },
+    RingHash {
+        minimum: u64,
+        maximum: u64,
+    },
+    Maglev {
+        table_size: u64,
+    },
     /// ORIGINAL_DST.
     ClusterProvided,
 }

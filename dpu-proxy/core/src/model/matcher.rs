@@ -53,7 +53,10 @@ pub enum HeaderValueMatch {
     Present(bool),
     String(StringMatcher),
     /// `[start, end)`.
-    Range { start: i64, end: i64 },
+    Range {
+        start: i64,
+        end: i64,
+    },
 }
 
 /// Envoy's `QueryParameterMatcher`.

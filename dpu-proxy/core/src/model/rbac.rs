@@ -54,7 +54,9 @@ pub enum Permission {
     DestinationPortRange(u16, u16),
     RequestedServerName(StringMatcher),
     /// Dynamic metadata: nothing sets it yet, so it matches only when inverted.
-    Metadata { invert: bool },
+    Metadata {
+        invert: bool,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -71,6 +73,11 @@ pub enum Principal {
     Header(HeaderMatcher),
     UrlPath(StringMatcher),
     /// `filter_state` key (Istio 1.24+ uses `io.istio.peer_principal`).
-    FilterState { key: String, matcher: StringMatcher },
-    Metadata { invert: bool },
+    FilterState {
+        key: String,
+        matcher: StringMatcher,
+    },
+    Metadata {
+        invert: bool,
+    },
 }

@@ -83,7 +83,10 @@ pub enum PathMatch {
 pub enum RouteActionKind {
     Forward(Box<RouteAction>),
     Redirect(Box<Redirect>),
-    DirectResponse { status: u16, body: Vec<u8> },
+    DirectResponse {
+        status: u16,
+        body: Vec<u8>,
+    },
     /// `non_forwarding_action`.
     NonForwarding,
 }
@@ -117,7 +120,10 @@ pub enum ClusterSpecifier {
     Single(String),
     /// Name of the request header that names the cluster.
     Header(String),
-    Weighted { clusters: Vec<WeightedCluster>, total: u32 },
+    Weighted {
+        clusters: Vec<WeightedCluster>,
+        total: u32,
+    },
 }
 
 #[derive(Debug)]
