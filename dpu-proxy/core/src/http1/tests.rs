@@ -22,8 +22,11 @@ fn response(text: &[u8], answers: Answers) -> Result<(ResponseHead, ResponseMeta
     Ok((head, meta))
 }
 
-/// Body and trailers, fed in the given pieces.
-fn body(framing: Framing, pieces: &[&[u8]]) -> Result<(Vec<u8>, Vec<(String, String)>, bool), BodyError> {
+/// Data, trailers, and whether the body ended.
+type Decoded = (Vec<u8>, Vec<(String, String)>, bool);
+
+/// Decodes a body that comes in the given pieces.
+fn body(framing: Framing, pieces: &[&[u8]]) -> Result<Decoded, BodyError> {
     let mut decoder = BodyDecoder::default();
     decoder.begin(framing);
     let (mut buffer, mut data) = (Vec::new(), Vec::new());
