@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 /// Where a connection came in. This says whose it is, never an address that the client chose.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Gate {
     /// A listener of the root scope that binds its own socket, by name.
     Bound(Arc<str>),

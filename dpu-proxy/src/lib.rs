@@ -2,23 +2,30 @@
 //!
 //! Decisions are `dpu-proxy-core`'s; here is what touches sockets, clocks and threads.
 //!
-//! * `worker`, `shared`: a thread per core, and what the process has once.
+//! * `program`: from the command line to running threads. `control`: what changes while they run.
+//! * `worker`, `workers`, `shared`: a thread per core, and what the process has once.
 //! * `listener`: from a listening socket to a filter chain. `connection`: what is known then.
-//! * `http`: the HTTP data path. `io`: bytes, plain or in TLS.
-//! * `upstream`: hosts and connections to them. `tls`: contexts and secrets.
-//! * `telemetry`, `access_log`, `stats`, `stream_info`: what is told of it all.
+//! * `authorize`, `http`, `tcp_proxy`, `local`: the data paths. `io`: bytes, plain or in TLS.
+//! * `upstream`: hosts and connections to them. `tls`: contexts, secrets, identities.
+//! * `ads`, `steering`: towards the control plane and the dataplane.
+//! * `telemetry`, `access_log`, `stats`, `stream_info`, `admin`: what is told of it all.
 
 #![forbid(unsafe_code)]
 
 pub mod access_log;
+pub mod authorize;
 pub mod connection;
 pub mod http;
 pub mod io;
 pub mod listener;
+pub mod local;
 pub mod shared;
 pub mod stats;
+pub mod steering;
 pub mod stream_info;
+pub mod tcp_proxy;
 pub mod telemetry;
 pub mod tls;
 pub mod upstream;
 pub mod worker;
+pub mod workers;

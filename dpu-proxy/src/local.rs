@@ -114,6 +114,11 @@ fn tls_facts(
     })
 }
 
+/// The callee's certificate as the caller's logs and rules know it.
+pub fn shown_by_callee(facts: &TlsFacts) -> Arc<PeerCertificate> {
+    Arc::new(PeerCertificate { uri_sans: facts.local_uri_sans.to_vec(), ..PeerCertificate::default() })
+}
+
 fn certificate(chain: &[CertificateDer<'_>], from: &Workload) -> Arc<PeerCertificate> {
     let described = peer::describe(chain).unwrap_or_default();
     Arc::new(PeerCertificate { uri_sans: vec![from.identity.to_string()], ..described })

@@ -2,10 +2,12 @@
 
 use crate::connection::Connection;
 use crate::shared::Shared;
+use crate::stats::Gauge;
 use crate::stream_info::StreamInfo;
 use crate::worker::Worker;
 use dpu_proxy_core::head::{RequestHead, ResponseHead};
-use dpu_proxy_core::model::AccessLog;
+use dpu_proxy_core::model::{AccessLog, Listener};
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// A finished request, or a finished TCP connection (without heads).
@@ -21,6 +23,16 @@ pub struct Finished<'a> {
     pub access_logs: &'a [Arc<AccessLog>],
 }
 
+/// A downstream connection that is counted as active.
+#[derive(Debug)]
+pub struct Counted(Rc<Gauge>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.add(-1);
+    }
+}
+
 /// What a worker keeps to tell.
 #[derive(Debug)]
 pub struct Telemetry {}
@@ -29,6 +41,15 @@ impl Telemetry {
     /// For the settings of the process.
     pub fn new(_shared: &Shared) -> Self {
         Self {}
+    }
+
+    /// Counts a downstream connection of a listener while the guard lives.
+    pub fn downstream(&self, worker: &Worker, listener: &Listener) -> Counted {
+        let label = [("envoy_listener_address", listener.name.as_str())];
+        worker.stats.counter("envoy_listener_downstream_cx_total", &label).inc();
+        let active = worker.stats.gauge("envoy_listener_downstream_cx_active", &label);
+        active.add(1);
+        Counted(active)
     }
 
     /// Tells of a finished request or connection. Call once for each.

@@ -12,7 +12,7 @@ use crate::upstream::ClusterRuntime;
 use dpu_proxy_core::model::{Scope, ScopedCluster, Snapshot};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -32,6 +32,7 @@ pub struct Worker {
     phase: watch::Receiver<Phase>,
     connections: Cell<u64>,
     last_connection: Cell<u64>,
+    me: Weak<Worker>,
 }
 
 impl std::fmt::Debug for Worker {
@@ -55,7 +56,7 @@ impl Worker {
     pub fn new(index: usize, shared: Arc<Shared>) -> Rc<Self> {
         let state = Rc::new(shared.state.borrow().clone());
         let stats = Stats::default();
-        let worker = Rc::new(Self {
+        let worker = Rc::new_cyclic(|me| Self {
             index,
             telemetry: Telemetry::new(&shared),
             http: http::WorkerState::default(),
@@ -66,6 +67,7 @@ impl Worker {
             connections: Cell::new(0),
             last_connection: Cell::new(0),
             stats,
+            me: Weak::clone(me),
             shared,
         });
         worker.start_discovered_clusters();
@@ -91,6 +93,7 @@ impl Worker {
     pub fn apply(self: &Rc<Self>, state: State) {
         self.update_clusters(&state.snapshot);
         *self.state.borrow_mut() = Rc::new(state);
+        self.tls.sweep();
         self.start_discovered_clusters();
     }
 
@@ -112,6 +115,11 @@ impl Worker {
     /// All cluster runtimes of this worker.
     pub fn clusters(&self) -> Vec<Rc<ClusterRuntime>> {
         self.clusters.borrow().values().cloned().collect()
+    }
+
+    /// This worker, for what it owns itself.
+    pub fn weak(&self) -> Weak<Self> {
+        Weak::clone(&self.me)
     }
 
     /// A random number.

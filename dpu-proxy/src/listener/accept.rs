@@ -66,10 +66,20 @@ struct Arrival {
 }
 
 async fn serve(worker: Rc<Worker>, gate: Gate, tcp: TcpStream, remote: SocketAddr) {
-    let _held = worker.hold();
     // Fails only when the peer is gone already, which the first read tells.
     let _ = tcp.set_nodelay(true);
-    let Some(arrival) = arrive(&worker, gate, &tcp, unmapped(remote)) else { return };
+    let Ok(local) = tcp.local_addr() else { return };
+    admit(worker, gate, tcp, unmapped(local), unmapped(remote)).await;
+}
+
+/// A call of another workload of this DPU to `destination`, as bytes: taken as if it had come from the fabric.
+pub async fn enter(worker: Rc<Worker>, tcp: TcpStream, destination: SocketAddr, remote: SocketAddr) {
+    admit(worker, Gate::Local, tcp, destination, remote).await;
+}
+
+async fn admit(worker: Rc<Worker>, gate: Gate, tcp: TcpStream, local: SocketAddr, remote: SocketAddr) {
+    let _held = worker.hold();
+    let Some(arrival) = arrive(&worker, gate, &tcp, local, remote) else { return };
     let _counted = worker.telemetry.downstream(&worker, &arrival.listener);
     match inspect::inspect(&arrival.listener, arrival.destination.port(), tcp).await {
         Ok((plain, seen)) => choose(worker, arrival, plain, seen).await,
@@ -82,8 +92,7 @@ fn unmapped(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-fn arrive(worker: &Rc<Worker>, gate: Gate, tcp: &TcpStream, remote: SocketAddr) -> Option<Arrival> {
-    let local = unmapped(tcp.local_addr().ok()?);
+fn arrive(worker: &Rc<Worker>, gate: Gate, tcp: &TcpStream, local: SocketAddr, remote: SocketAddr) -> Option<Arrival> {
     let snapshot = worker.snapshot();
     let found = resolve::owner(&snapshot, &gate, local).and_then(|owner| {
         let entry = resolve::entry(&owner, &gate)?;
@@ -94,7 +103,8 @@ fn arrive(worker: &Rc<Worker>, gate: Gate, tcp: &TcpStream, remote: SocketAddr) 
         worker.stats.counter("dpu_proxy_ungoverned_connections_closed_total", &[]).inc();
         return None;
     };
-    let destination = if entry.filters.original_dst { original_destination(tcp).unwrap_or(local) } else { local };
+    let redirected = entry.filters.original_dst && gate != Gate::Local;
+    let destination = if redirected { original_destination(tcp).unwrap_or(local) } else { local };
     let listener = resolve::handed_over(&owner.scope, &entry, destination);
     let version = snapshot.version;
     let (started, started_wall) = (Instant::now(), SystemTime::now());
@@ -219,7 +229,10 @@ async fn handshake(
     let session = stream.get_ref().1;
     let facts = TlsFacts {
         version: version_name(session.protocol_version()),
-        cipher: session.negotiated_cipher_suite().map(|suite| suites::openssl_name(suite.suite()).to_owned()).unwrap_or_default(),
+        cipher: session
+            .negotiated_cipher_suite()
+            .map(|suite| suites::openssl_name(suite.suite()).to_owned())
+            .unwrap_or_default(),
         peer: session.peer_certificates().and_then(peer::describe).map(Arc::new),
         local_uri_sans: Arc::clone(&server.local_uri_sans),
         alpn: session.alpn_protocol().map(|protocol| String::from_utf8_lossy(protocol).into_owned()),

@@ -17,6 +17,15 @@ pub struct Place {
     pub transparent: bool,
 }
 
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.device {
+            Some(device) => write!(f, "{}%{device}", self.address),
+            None => write!(f, "{}", self.address),
+        }
+    }
+}
+
 /// Makes the group. A port of 0 is chosen once for all members.
 pub fn group(place: &Place, members: usize, backlog: Option<u32>) -> io::Result<Vec<std::net::TcpListener>> {
     let first = member(place, place.address, backlog)?;

@@ -78,8 +78,13 @@ pub async fn connect(
 }
 
 async fn open(target: &Target, keepalive: Option<TcpKeepalive>) -> Result<Connected, ConnectError> {
-    let socket = socket(target, keepalive).map_err(|error| socket_error(target, &error))?;
-    let tcp = socket.connect(target.address).await.map_err(|error| connect_error(target, &error))?;
+    let tcp = match &target.inward {
+        Some(inward) => inward.open(target.address).await.map_err(|error| connect_error(target, &error))?,
+        None => {
+            let socket = socket(target, keepalive).map_err(|error| socket_error(target, &error))?;
+            socket.connect(target.address).await.map_err(|error| connect_error(target, &error))?
+        }
+    };
     let local_address = tcp.local_addr().map_err(|error| connect_error(target, &error))?;
     match &target.tls {
         None => Ok(Connected { stream: Stream::from(tcp), local_address, alpn: None, peer: None }),

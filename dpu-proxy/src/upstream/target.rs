@@ -3,6 +3,7 @@
 use super::cluster::ClusterRuntime;
 use super::connect::{ConnectError, ConnectErrorKind};
 use super::host::Host;
+use super::inward::Inward;
 use crate::connection::Connection;
 use crate::tls::ClientTls;
 use crate::worker::Worker;
@@ -21,6 +22,8 @@ pub struct Target {
     /// Device to bind to: the uplink, or the callee's representor.
     pub device: Option<Arc<str>>,
     pub tls: Option<TlsTarget>,
+    /// The endpoint is a workload of this DPU: its inbound rules come first.
+    pub inward: Option<Inward>,
 }
 
 /// TLS of a target; equal when it is the same configuration with the same server name.
@@ -81,8 +84,8 @@ pub fn target(
         TransportSocket::RawBuffer => None,
         TransportSocket::Tls(tls) => Some(tls_target(worker, connection, tls, options)?),
     };
-    let (source, device) = path(worker, connection, &scoped.cluster, host.address());
-    Ok(Target { address: host.address(), source, device, tls })
+    let Path { source, device, inward } = path(worker, connection, &scoped.cluster, host.address());
+    Ok(Target { address: host.address(), source, device, tls, inward })
 }
 
 fn tls_target(
@@ -105,27 +108,30 @@ fn without_port(host: &str) -> &str {
     host.rsplit_once(':').filter(|(name, _)| !name.contains(':')).map_or(host, |(name, _)| name)
 }
 
+#[derive(Default)]
+struct Path {
+    source: Option<IpAddr>,
+    device: Option<Arc<str>>,
+    inward: Option<Inward>,
+}
+
 /// Source address and device: a workload calls from its own address out of the uplink; what is
-/// delivered to a workload keeps the client's address and goes to the workload's representor.
-fn path(
-    worker: &Worker,
-    connection: &Connection,
-    cluster: &Cluster,
-    to: SocketAddr,
-) -> (Option<IpAddr>, Option<Arc<str>>) {
+/// delivered to a workload keeps the client's address and goes to the workload's representor; a
+/// call to a workload of this DPU never gets there past its inbound rules.
+fn path(worker: &Worker, connection: &Connection, cluster: &Cluster, to: SocketAddr) -> Path {
     let devices = worker.devices();
     let Some(workload) = &connection.workload else {
-        return (cluster.bind_source.map(|source| source.ip()), None);
+        return Path { source: cluster.bind_source.map(|source| source.ip()), ..Path::default() };
     };
     let state = worker.state();
-    let callee = state.snapshot.by_address.get(&to.ip());
-    let representor = |workload: &Workload| devices.representors.get(&workload.port).cloned();
-    match callee {
-        Some(callee) if cluster.delivers_to_workload => {
-            (Some(connection.remote.ip()).filter(|ip| same_family(*ip, to)), representor(callee))
-        }
-        Some(callee) => (own_address(workload, to), representor(callee)),
-        None => (own_address(workload, to), devices.uplink.clone()),
+    match state.snapshot.by_address.get(&to.ip()) {
+        Some(callee) if cluster.delivers_to_workload => Path {
+            source: Some(connection.remote.ip()).filter(|ip| same_family(*ip, to)),
+            device: devices.representors.get(&callee.port).cloned(),
+            inward: None,
+        },
+        Some(_) => Path { inward: Some(Inward::new(worker.weak(), connection.remote.ip())), ..Path::default() },
+        None => Path { source: own_address(workload, to), device: devices.uplink.clone(), inward: None },
     }
 }
 

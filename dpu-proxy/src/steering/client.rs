@@ -1,0 +1,114 @@
+//! The task around `session`: connects, exchanges, connects again.
+
+use super::session::{Heard, Listening, Ports, Readiness, Registration, Session};
+use super::socket::SeqPacket;
+use mesh_api::steering::FromDataplane;
+use prost::Message;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::{mpsc, watch};
+use xds::Backoff;
+
+/// A session that lived this long was healthy: the next wait starts small again.
+const HEALTHY: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// What the proxy learns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    Ports(Ports),
+    /// The dataplane is gone. Ports stay as they were until it says otherwise.
+    Disconnected {
+        reason: String,
+    },
+}
+
+/// What the proxy has for the dataplane.
+#[derive(Clone, Debug, Default)]
+struct Offer {
+    sockets: BTreeMap<Registration, Arc<OwnedFd>>,
+    readiness: Readiness,
+}
+
+/// Tells the dataplane what the proxy has.
+#[derive(Debug)]
+pub struct Client {
+    offer: watch::Sender<Offer>,
+}
+
+impl Client {
+    /// Replaces all that was offered before.
+    pub fn offer(&self, sockets: BTreeMap<Registration, Arc<OwnedFd>>, readiness: Readiness) {
+        self.offer.send_if_modified(|offer| {
+            let same = offer.readiness == readiness && offer.sockets.keys().eq(sockets.keys());
+            *offer = Offer { sockets, readiness };
+            !same
+        });
+    }
+}
+
+/// Follows the dataplane whose socket is at `path`.
+pub fn start(path: PathBuf) -> (Client, mpsc::Receiver<Event>) {
+    let (offer, offers) = watch::channel(Offer::default());
+    let (events, receiver) = mpsc::channel(16);
+    tokio::spawn(run(path, offers, events));
+    (Client { offer }, receiver)
+}
+
+async fn run(path: PathBuf, mut offers: watch::Receiver<Offer>, events: mpsc::Sender<Event>) {
+    let mut backoff = Backoff::default();
+    loop {
+        let started = Instant::now();
+        let reason = match session(&path, &mut offers, &events).await {
+            Ok(()) => return,
+            Err(error) => format!("{}: {error}", path.display()),
+        };
+        if started.elapsed() > HEALTHY {
+            backoff.reset();
+        }
+        let wait = backoff.next(fastrand::f64());
+        tracing::warn!(reason, wait_ms = wait.as_millis() as u64, "no dataplane; trying again");
+        if events.send(Event::Disconnected { reason }).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// One connection. `Ok` when the proxy wants no more.
+async fn session(path: &Path, offers: &mut watch::Receiver<Offer>, events: &mpsc::Sender<Event>) -> io::Result<()> {
+    let mut socket = SeqPacket::connect(path)?;
+    let (mut session, mut ports) = (Session::default(), Ports::default());
+    tracing::info!(path = %path.display(), "connected to the dataplane");
+    loop {
+        let offer = offers.borrow_and_update().clone();
+        say(&socket, &mut session, &offer).await?;
+        tokio::select! {
+            changed = offers.changed() => if changed.is_err() { return Ok(()) },
+            message = socket.receive() => {
+                let message = message?.ok_or(io::ErrorKind::ConnectionReset)?;
+                let message = FromDataplane::decode(message).map_err(io::Error::other)?;
+                match session.handle(message, &mut ports) {
+                    Heard::Ports if events.send(Event::Ports(ports.clone())).await.is_err() => return Ok(()),
+                    Heard::Refused { what, error } => tracing::warn!(what, error, "the dataplane refused"),
+                    Heard::Ports | Heard::Nothing => {}
+                }
+            }
+        }
+    }
+}
+
+async fn say(socket: &SeqPacket, session: &mut Session, offer: &Offer) -> io::Result<()> {
+    let listening: Listening = offer.sockets.keys().cloned().collect();
+    for outgoing in session.poll(&listening, &offer.readiness) {
+        let carried = outgoing.socket.and_then(|registration| offer.sockets.get(&registration));
+        socket.send(&outgoing.message.encode_to_vec(), carried.map(|socket| socket.as_fd())).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,246 @@
+//! What has to be said to the dataplane; pure.
+//!
+//! In: its messages, and what the proxy has (`Listening`, `Readiness`). Out: messages, in order, such
+//! that at the end of each session the dataplane knows exactly what the proxy has. A new connection
+//! starts with nothing said.
+
+use mesh_api::steering::{
+    Direction, FromDataplane, FromProxy, Hello, PortNotReady, PortReady, RegisterListener, from_dataplane, from_proxy,
+};
+use mesh_model::{PortId, WorkloadUid};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// A port of the dataplane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    pub id: PortId,
+    pub workload: WorkloadUid,
+    /// Device name of its representor.
+    pub representor: Arc<str>,
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What the dataplane has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ports {
+    pub ports: BTreeMap<PortId, Port>,
+    pub uplink: Option<Arc<str>>,
+}
+
+/// What a listening socket takes: a port's outgoing connections, or (`None`) those that arrive at the uplink.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Registration {
+    pub port: Option<PortId>,
+    /// Device that the socket is bound to: a port that comes back with another one is registered anew.
+    pub device: Arc<str>,
+    pub is_ipv4: bool,
+}
+
+/// Sockets that are open.
+pub type Listening = BTreeSet<Registration>;
+
+/// Which ports' workloads are in force, or why not.
+pub type Readiness = BTreeMap<PortId, Result<WorkloadUid, String>>;
+
+/// One message, and whose socket it carries.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Outgoing {
+    pub message: FromProxy,
+    pub socket: Option<Registration>,
+}
+
+/// What a message from the dataplane means.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Heard {
+    /// The ports changed.
+    Ports,
+    /// A request was refused.
+    Refused {
+        what: String,
+        error: String,
+    },
+    Nothing,
+}
+
+/// One connection to the dataplane.
+#[derive(Debug, Default)]
+pub(super) struct Session {
+    sequence: u64,
+    /// What each sequence number asked for, until it is answered.
+    asked: BTreeMap<u64, String>,
+    registered: Listening,
+    said: Readiness,
+    greeted: bool,
+}
+
+impl Session {
+    /// Messages that bring the dataplane up to date, given that all before them arrived.
+    pub fn poll(&mut self, listening: &Listening, readiness: &Readiness) -> Vec<Outgoing> {
+        let mut messages = Vec::new();
+        if !std::mem::replace(&mut self.greeted, true) {
+            let hello = Hello { version: env!("CARGO_PKG_VERSION").to_owned() };
+            messages.push(self.message("hello".to_owned(), from_proxy::Message::Hello(hello), None));
+        }
+        self.registered.retain(|known| listening.contains(known));
+        for new in listening.iter().filter(|new| !self.registered.contains(new)).cloned().collect::<Vec<_>>() {
+            messages.push(self.register(new));
+        }
+        for (port, state) in readiness {
+            if self.said.get(port) != Some(state) {
+                self.said.insert(port.clone(), state.clone());
+                messages.push(self.readiness(port, state));
+            }
+        }
+        self.said.retain(|port, _| readiness.contains_key(port));
+        messages
+    }
+
+    fn register(&mut self, new: Registration) -> Outgoing {
+        let direction = if new.port.is_some() { Direction::Outbound } else { Direction::Inbound };
+        let port_id = new.port.as_ref().map(|port| port.0.clone()).unwrap_or_default();
+        let what = format!("listener of {} ({direction:?})", new.device);
+        let ip_version = if new.is_ipv4 { 4 } else { 6 };
+        let message = RegisterListener { direction: direction.into(), port_id, ip_version };
+        self.registered.insert(new.clone());
+        self.message(what, from_proxy::Message::RegisterListener(message), Some(new))
+    }
+
+    fn readiness(&mut self, port: &PortId, state: &Result<WorkloadUid, String>) -> Outgoing {
+        let port_id = port.0.clone();
+        let message = match state {
+            Ok(uid) => from_proxy::Message::PortReady(PortReady { port_id, workload_uid: uid.0.clone() }),
+            Err(reason) => from_proxy::Message::PortNotReady(PortNotReady { port_id, reason: reason.clone() }),
+        };
+        self.message(format!("readiness of port {port}"), message, None)
+    }
+
+    fn message(&mut self, what: String, message: from_proxy::Message, socket: Option<Registration>) -> Outgoing {
+        self.sequence += 1;
+        self.asked.insert(self.sequence, what);
+        Outgoing { message: FromProxy { sequence: self.sequence, message: Some(message) }, socket }
+    }
+
+    /// Takes a message; `ports` is changed by it.
+    pub fn handle(&mut self, message: FromDataplane, ports: &mut Ports) -> Heard {
+        match message.message {
+            Some(from_dataplane::Message::Answer(answer)) => {
+                let what = self.asked.remove(&answer.sequence).unwrap_or_else(|| "an unknown request".to_owned());
+                match answer.error.is_empty() {
+                    true => Heard::Nothing,
+                    false => Heard::Refused { what, error: answer.error },
+                }
+            }
+            Some(from_dataplane::Message::Ports(update)) => {
+                self.forget(&update);
+                apply(update, ports);
+                Heard::Ports
+            }
+            None => Heard::Nothing,
+        }
+    }
+
+    /// A port that went (or came anew) knows nothing of what was said of it.
+    fn forget(&mut self, update: &mesh_api::steering::Ports) {
+        let gone = |port: &PortId| {
+            update.removed_ids.contains(&port.0)
+                || !update.snapshot && update.changed.iter().any(|changed| changed.id == port.0)
+        };
+        self.said.retain(|port, _| !gone(port));
+        self.registered.retain(|known| known.port.as_ref().is_none_or(|port| !update.removed_ids.contains(&port.0)));
+    }
+}
+
+fn apply(update: mesh_api::steering::Ports, ports: &mut Ports) {
+    if update.snapshot {
+        ports.ports.clear();
+    }
+    for id in update.removed_ids {
+        ports.ports.remove(&PortId(id));
+    }
+    for changed in update.changed {
+        let port = Port {
+            id: PortId(changed.id),
+            workload: WorkloadUid(changed.workload_uid),
+            representor: changed.representor.into(),
+            addresses: changed.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
+        };
+        ports.ports.insert(port.id.clone(), port);
+    }
+    if !update.uplink.is_empty() {
+        ports.uplink = Some(update.uplink.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_api::steering as wire;
+
+    fn listener(port: &str, device: &str) -> Registration {
+        Registration { port: Some(PortId(port.to_owned())), device: device.into(), is_ipv4: true }
+    }
+
+    fn kinds(messages: &[Outgoing]) -> Vec<String> {
+        let name = |outgoing: &Outgoing| match outgoing.message.message.as_ref().expect("a message") {
+            from_proxy::Message::Hello(_) => "hello".to_owned(),
+            from_proxy::Message::RegisterListener(one) => format!("listen {}", one.port_id),
+            from_proxy::Message::PortReady(one) => format!("ready {}", one.port_id),
+            from_proxy::Message::PortNotReady(one) => format!("not ready {}", one.port_id),
+        };
+        messages.iter().map(name).collect()
+    }
+
+    fn ports(changed: &[(&str, &str)], removed: &[&str], snapshot: bool) -> FromDataplane {
+        let port = |(id, device): &(&str, &str)| wire::Port {
+            id: (*id).to_owned(),
+            representor: (*device).to_owned(),
+            ..wire::Port::default()
+        };
+        let update = wire::Ports {
+            snapshot,
+            changed: changed.iter().map(port).collect(),
+            removed_ids: removed.iter().map(|id| (*id).to_owned()).collect(),
+            uplink: "eth0".to_owned(),
+        };
+        FromDataplane { message: Some(from_dataplane::Message::Ports(update)) }
+    }
+
+    #[test]
+    fn a_session_says_everything_once_and_a_new_one_says_it_again() {
+        let listening = Listening::from([listener("vf1", "rep1")]);
+        let ready = Readiness::from([(PortId("vf1".to_owned()), Ok(WorkloadUid("w".to_owned())))]);
+        let mut session = Session::default();
+        assert_eq!(kinds(&session.poll(&listening, &ready)), ["hello", "listen vf1", "ready vf1"]);
+        assert!(session.poll(&listening, &ready).is_empty());
+        let withdrawn = Readiness::from([(PortId("vf1".to_owned()), Err("scope removed".to_owned()))]);
+        assert_eq!(kinds(&session.poll(&listening, &withdrawn)), ["not ready vf1"]);
+        assert_eq!(kinds(&Session::default().poll(&listening, &ready)), ["hello", "listen vf1", "ready vf1"]);
+    }
+
+    #[test]
+    fn a_port_that_comes_back_is_registered_and_declared_ready_again() {
+        let ready = Readiness::from([(PortId("vf1".to_owned()), Ok(WorkloadUid("w".to_owned())))]);
+        let (mut session, mut known) = (Session::default(), Ports::default());
+        session.handle(ports(&[("vf1", "rep1")], &[], true), &mut known);
+        session.poll(&Listening::from([listener("vf1", "rep1")]), &ready);
+        session.handle(ports(&[], &["vf1"], false), &mut known);
+        assert!(known.ports.is_empty());
+        session.handle(ports(&[("vf1", "rep1")], &[], false), &mut known);
+        let again = session.poll(&Listening::from([listener("vf1", "rep1")]), &ready);
+        assert_eq!(kinds(&again), ["listen vf1", "ready vf1"]);
+    }
+
+    #[test]
+    fn a_refusal_names_what_was_refused() {
+        let mut session = Session::default();
+        session.poll(&Listening::from([listener("vf1", "rep1")]), &Readiness::new());
+        let answer = wire::Answer { sequence: 2, error: "no such port".to_owned() };
+        let message = FromDataplane { message: Some(from_dataplane::Message::Answer(answer)) };
+        let heard = session.handle(message, &mut Ports::default());
+        let expected =
+            Heard::Refused { what: "listener of rep1 (Outbound)".to_owned(), error: "no such port".to_owned() };
+        assert_eq!(heard, expected);
+    }
+}
