@@ -7,6 +7,10 @@
 //! * `policy`: authorization, faults, retries, header edits.
 //! * `http1`: the HTTP/1.1 codec, sans I/O. `head` is the request and response head that all codecs share.
 
+pub mod balance;
+pub mod format;
 pub mod head;
 pub mod http1;
+pub mod matching;
 pub mod model;
+pub mod policy;

@@ -1,6 +1,7 @@
 //! Which listener and filter chain govern a connection: by its gate, original destination and facts.
 
 use crate::connection::{Connection, Gate};
+use dpu_proxy_core::matching::filter_chain;
 use dpu_proxy_core::model::{ConnectionFacts, FilterChain, Listener, Scope, Snapshot, TrafficDirection, Workload};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -76,8 +77,8 @@ fn is_any(address: IpAddr, destination: SocketAddr) -> bool {
 }
 
 /// The filter chain for these facts, else the default chain.
-pub fn chain(listener: &Listener, _facts: &ConnectionFacts<'_>) -> Option<Arc<FilterChain>> {
-    listener.filter_chains.first().or(listener.default_filter_chain.as_ref()).cloned()
+pub fn chain(listener: &Listener, facts: &ConnectionFacts<'_>) -> Option<Arc<FilterChain>> {
+    filter_chain::choose(listener, facts).cloned()
 }
 
 /// Resolves an established connection under another snapshot.

@@ -1,0 +1,3 @@
+//! What is done to requests and responses.
+
+pub mod grpc;
