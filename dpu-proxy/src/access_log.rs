@@ -8,17 +8,18 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// Lines that may wait per sink before further ones are dropped (and counted).
 const QUEUE_LINES: usize = 16 * 1024;
-/// How long a line may wait in the buffer.
-const FLUSH_AFTER: Duration = Duration::from_millis(200);
 
 /// All sinks of the process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct LogFiles {
-    open: Mutex<HashMap<LogSink, LogWriter>>,
+    open: Mutex<HashMap<LogSink, (LogWriter, Option<JoinHandle<()>>)>>,
+    /// How long a line may wait in the buffer.
+    flush_after: Duration,
 }
 
 /// Writes lines to one sink.
@@ -29,21 +30,37 @@ pub struct LogWriter {
 }
 
 impl LogFiles {
+    /// None is open yet.
+    pub fn new(flush_after: Duration) -> Self {
+        Self { open: Mutex::default(), flush_after }
+    }
+
     /// The writer of a sink, opened when it is first asked for.
     pub fn writer(&self, sink: &LogSink) -> LogWriter {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.entry(sink.clone()).or_insert_with(|| LogWriter::start(sink.clone())).clone()
+        open.entry(sink.clone()).or_insert_with(|| LogWriter::start(sink.clone(), self.flush_after)).0.clone()
+    }
+
+    /// Writes out what is left. Call when no writer is left elsewhere.
+    pub fn finish(&self) {
+        let open = std::mem::take(&mut *self.open.lock().unwrap_or_else(PoisonError::into_inner));
+        for (_, (writer, thread)) in open {
+            drop(writer);
+            // A thread that panicked has nothing left to write.
+            let _ = thread.map(JoinHandle::join);
+        }
     }
 }
 
 impl LogWriter {
-    fn start(sink: LogSink) -> Self {
+    fn start(sink: LogSink, flush_after: Duration) -> (Self, Option<JoinHandle<()>>) {
         let (lines, received) = sync_channel(QUEUE_LINES);
-        let spawned = std::thread::Builder::new().name("access-log".into()).spawn(move || write_all(&sink, &received));
-        if let Err(error) = spawned {
+        let thread = std::thread::Builder::new().name("access-log".into());
+        let spawned = thread.spawn(move || write_all(&sink, &received, flush_after));
+        if let Err(error) = &spawned {
             tracing::error!(%error, "cannot start the access log thread; its lines are lost");
         }
-        Self { lines, dropped: Arc::default() }
+        (Self { lines, dropped: Arc::default() }, spawned.ok())
     }
 
     /// Hands over a line with its end. Dropped, not waited for, when the sink can't keep up.
@@ -59,7 +76,7 @@ impl LogWriter {
     }
 }
 
-fn write_all(sink: &LogSink, lines: &Receiver<Vec<u8>>) {
+fn write_all(sink: &LogSink, lines: &Receiver<Vec<u8>>, flush_after: Duration) {
     let mut output = match open(sink) {
         Ok(output) => BufWriter::with_capacity(64 * 1024, output),
         Err(error) => {
@@ -67,12 +84,17 @@ fn write_all(sink: &LogSink, lines: &Receiver<Vec<u8>>) {
             return;
         }
     };
+    let mut flushed = Instant::now();
     loop {
-        let result = match lines.recv_timeout(FLUSH_AFTER) {
+        let mut result = match lines.recv_timeout(flush_after) {
             Ok(line) => output.write_all(&line),
-            Err(RecvTimeoutError::Timeout) => output.flush(),
+            Err(RecvTimeoutError::Timeout) => Ok(()),
             Err(RecvTimeoutError::Disconnected) => break,
         };
+        if flushed.elapsed() >= flush_after {
+            result = result.and_then(|()| output.flush());
+            flushed = Instant::now();
+        }
         if let Err(error) = result {
             tracing::error!(?sink, %error, "cannot write the access log");
         }

@@ -13,8 +13,11 @@
 #![forbid(unsafe_code)]
 
 pub mod access_log;
+pub mod admin;
+pub mod ads;
 pub mod authorize;
 pub mod connection;
+pub mod control;
 pub mod http;
 pub mod io;
 pub mod listener;

@@ -1,13 +1,15 @@
 //! What the process has once: the state that workers follow, settings, secrets, name resolution.
 
 use crate::access_log::LogFiles;
+use crate::control::Unsupported;
 use crate::tls::secrets::Secrets;
 use crate::upstream::dns::Names;
 use dpu_proxy_core::model::Snapshot;
-use mesh_model::PortId;
-use std::collections::HashMap;
+use mesh_model::{PortId, WorkloadUid};
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// Network devices, as the dataplane named them. Empty when the proxy runs alone.
@@ -37,15 +39,39 @@ pub enum Phase {
     Ending,
 }
 
+/// What the admin server tells beside the state; replaced whole by `control`.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Everything that was configured at the start is in force.
+    pub live: bool,
+    pub unsupported: Vec<Unsupported>,
+    /// Refused resources: type and name → reason. The last good one of each stays in force.
+    pub refused: BTreeMap<(String, String), String>,
+    /// Accepted resources: type and name → version.
+    pub resources: BTreeMap<(String, String), String>,
+    pub listening: Vec<(String, SocketAddr)>,
+    /// Listening sockets that could not be opened, and why.
+    pub not_listening: Vec<String>,
+    /// `None`: there is no control plane in the bootstrap.
+    pub control_plane: Option<Result<(), String>>,
+    /// `None`: there is no `--steering-socket`.
+    pub dataplane: Option<Result<(), String>>,
+    /// Ports that are open for a workload, or why not.
+    pub readiness: BTreeMap<PortId, Result<WorkloadUid, String>>,
+}
+
 /// What does not change while the process runs.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub workers: usize,
     pub drain_time: Duration,
-    /// `--access-log`: a line per request with every hop.
+    /// `--hop-log`: a line per request with every hop.
     pub hop_log: Option<std::path::PathBuf>,
+    /// How long a log line may wait in memory.
+    pub log_flush: Duration,
     /// Node id, for logs and `%HOSTNAME%`.
     pub hostname: String,
+    pub started: Instant,
 }
 
 /// What the process has once.
@@ -54,6 +80,7 @@ pub struct Shared {
     pub settings: Settings,
     pub state: watch::Sender<State>,
     pub phase: watch::Sender<Phase>,
+    pub report: watch::Sender<Arc<Report>>,
     pub names: Names,
     pub log_files: LogFiles,
 }

@@ -1,7 +1,7 @@
 //! `StreamInfo`: what happened to one request (or one TCP connection), as access logs and metrics tell it.
 
 use crate::connection::PeerCertificate;
-use dpu_proxy_core::model::{Endpoint, ScopedCluster};
+use dpu_proxy_core::model::{Endpoint, RouteConfig, ScopedCluster, VirtualHost};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -87,6 +87,11 @@ impl ResponseFlags {
         self.0 & other.0 == other.0
     }
 
+    /// One bit a flag.
+    pub fn to_bits(self) -> u32 {
+        self.0
+    }
+
     /// True without flags.
     pub fn is_empty(self) -> bool {
         self.0 == 0
@@ -140,6 +145,8 @@ pub struct StreamInfo {
     /// Body bytes to downstream.
     pub bytes_sent: u64,
     pub route: String,
+    pub route_config: Option<Arc<RouteConfig>>,
+    pub virtual_host: Option<Arc<VirtualHost>>,
     pub upstream: Option<UpstreamInfo>,
     pub attempts: u32,
     /// After the last byte of the request came.
@@ -151,6 +158,8 @@ pub struct StreamInfo {
     /// Whole duration; set when it ends.
     pub duration: Option<Duration>,
     pub stream_id: String,
+    /// The client by `x-forwarded-for`, where that is trusted.
+    pub remote: Option<SocketAddr>,
     pub grpc_status: Option<u32>,
 }
 
@@ -172,6 +181,8 @@ impl StreamInfo {
             bytes_received: 0,
             bytes_sent: 0,
             route: String::new(),
+            route_config: None,
+            virtual_host: None,
             upstream: None,
             attempts: 0,
             request_ended: None,
@@ -179,6 +190,7 @@ impl StreamInfo {
             response_ended: None,
             duration: None,
             stream_id: String::new(),
+            remote: None,
             grpc_status: None,
         }
     }

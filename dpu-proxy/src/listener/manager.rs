@@ -110,7 +110,7 @@ pub fn of_root(scope: &Scope) -> Vec<Wanted> {
     bound
         .map(|listener| Wanted {
             gate: Gate::Bound(listener.name.as_str().into()),
-            place: Place { address: listener.address, device: None, transparent: listener.transparent },
+            place: Place { address: listener.address, device: None, ifindex: 0, transparent: listener.transparent },
             backlog: listener.backlog,
         })
         .collect()

@@ -13,6 +13,8 @@ pub struct Place {
     pub address: SocketAddr,
     /// Bound to this device: only what enters by it is accepted.
     pub device: Option<Arc<str>>,
+    /// Which incarnation of the device; 0 without one. A device that comes back is another one.
+    pub ifindex: u32,
     /// Accepts connections to addresses that are not ours.
     pub transparent: bool,
 }
@@ -42,7 +44,8 @@ fn member(place: &Place, address: SocketAddr, backlog: Option<u32>) -> io::Resul
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     if address.is_ipv6() {
-        socket.set_only_v6(false)?;
+        // On a device each IP version has its own socket.
+        socket.set_only_v6(place.device.is_some())?;
     }
     if let Some(device) = &place.device {
         socket.bind_device(Some(device.as_bytes()))?;
@@ -65,7 +68,7 @@ mod tests {
     #[test]
     fn a_group_shares_one_port() {
         let address = "127.0.0.1:0".parse().expect("address");
-        let group = group(&Place { address, device: None, transparent: false }, 3, None).expect("group");
+        let group = group(&Place { address, device: None, ifindex: 0, transparent: false }, 3, None).expect("group");
         let ports: Vec<_> = group.iter().map(|one| one.local_addr().expect("address").port()).collect();
         assert!(ports[0] != 0 && ports.iter().all(|port| *port == ports[0]), "{ports:?}");
     }

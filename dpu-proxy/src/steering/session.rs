@@ -19,6 +19,7 @@ pub struct Port {
     pub workload: WorkloadUid,
     /// Device name of its representor.
     pub representor: Arc<str>,
+    pub ifindex: u32,
     pub addresses: Vec<IpAddr>,
 }
 
@@ -35,6 +36,7 @@ pub struct Registration {
     pub port: Option<PortId>,
     /// Device that the socket is bound to: a port that comes back with another one is registered anew.
     pub device: Arc<str>,
+    pub ifindex: u32,
     pub is_ipv4: bool,
 }
 
@@ -164,6 +166,7 @@ fn apply(update: mesh_api::steering::Ports, ports: &mut Ports) {
             id: PortId(changed.id),
             workload: WorkloadUid(changed.workload_uid),
             representor: changed.representor.into(),
+            ifindex: changed.ifindex,
             addresses: changed.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
         };
         ports.ports.insert(port.id.clone(), port);
@@ -179,7 +182,7 @@ mod tests {
     use mesh_api::steering as wire;
 
     fn listener(port: &str, device: &str) -> Registration {
-        Registration { port: Some(PortId(port.to_owned())), device: device.into(), is_ipv4: true }
+        Registration { port: Some(PortId(port.to_owned())), device: device.into(), ifindex: 0, is_ipv4: true }
     }
 
     fn kinds(messages: &[Outgoing]) -> Vec<String> {

@@ -9,6 +9,7 @@
 
 pub mod cache;
 pub mod client;
+pub mod identity;
 pub mod peer;
 pub mod secrets;
 pub mod server;

@@ -95,7 +95,20 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     }
 }
 
+/// Which secrets these are: equal ids are equal secrets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretIds(Vec<u64>);
+
 impl Secrets {
+    /// Says whether two sets are the same.
+    pub fn ids(&self) -> SecretIds {
+        let named = self.key_pairs.values().map(|pair| pair.id).chain(self.roots.values().map(|roots| roots.id));
+        let own = self.identities.values().map(|secret| secret.key_pair.id);
+        let mut ids: Vec<u64> = named.chain(own).collect();
+        ids.sort_unstable();
+        SecretIds(ids)
+    }
+
     /// The key pair that `source` means for `workload` (or in the root scope).
     pub fn key_pair(&self, source: &CertificateSource, workload: Option<&Workload>) -> Result<KeyPair, TlsError> {
         match (source, workload) {

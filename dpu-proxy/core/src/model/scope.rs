@@ -31,6 +31,8 @@ pub struct Workload {
     pub namespace: String,
     pub name: String,
     pub workload_name: String,
+    /// The pod's labels, for telemetry.
+    pub labels: HashMap<String, String>,
     pub identity: Identity,
     pub addresses: Vec<IpAddr>,
     pub port: PortId,

@@ -61,7 +61,7 @@ async fn sockets_and_readiness_reach_every_dataplane_that_comes() {
         let Event::Ports(ports) = event else { break };
         assert_eq!(ports.uplink.as_deref(), Some("up0"));
         let device = Arc::clone(&ports.ports[&port].representor);
-        let registration = Registration { port: Some(port.clone()), device, is_ipv4: true };
+        let registration = Registration { port: Some(port.clone()), device, ifindex: 0, is_ipv4: true };
         let readiness = Readiness::from([(port.clone(), Ok(WorkloadUid("w".to_owned())))]);
         client.offer(BTreeMap::from([(registration, Arc::clone(&socket))]), readiness);
     }

@@ -1,0 +1,92 @@
+//! What a state asks for; pure. In: the snapshot, secrets, and the dataplane's ports. Out: listening
+//! sockets, devices, identities to be signed, and which ports are ready.
+
+use crate::connection::Gate;
+use crate::listener::manager::{Wanted, of_root};
+use crate::listener::socket::Place;
+use crate::shared::Devices;
+use crate::steering::{Port, Ports, Readiness};
+use crate::tls::secrets::Secrets;
+use dpu_proxy_core::model::Snapshot;
+use mesh_model::{Identity, PortId, WorkloadUid};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+/// Where connections that workloads open are taken; steering needs no port, people like a known one.
+const OUTBOUND_PORT: u16 = 15001;
+/// Where connections from the fabric are taken.
+const INBOUND_PORT: u16 = 15006;
+
+/// Every socket that should listen.
+pub(super) fn sockets(snapshot: &Snapshot, ports: &Ports) -> Vec<Wanted> {
+    let mut wanted = of_root(&snapshot.root);
+    let mut versions = BTreeSet::new();
+    for port in ports.ports.values() {
+        let own = versions_of(&port.addresses);
+        let gate = Gate::Outbound(port.id.clone());
+        let device = (&port.representor, port.ifindex);
+        wanted.extend(own.iter().map(|is_ipv4| on_device(gate.clone(), device, OUTBOUND_PORT, *is_ipv4)));
+        versions.extend(own);
+    }
+    if let Some(uplink) = &ports.uplink {
+        wanted.extend(versions.iter().map(|is_ipv4| on_device(Gate::Inbound, (uplink, 0), INBOUND_PORT, *is_ipv4)));
+    }
+    wanted
+}
+
+/// IPv4 unless there are IPv6 addresses only.
+fn versions_of(addresses: &[IpAddr]) -> BTreeSet<bool> {
+    match addresses.is_empty() {
+        true => BTreeSet::from([true]),
+        false => addresses.iter().map(IpAddr::is_ipv4).collect(),
+    }
+}
+
+fn on_device(gate: Gate, (device, ifindex): (&Arc<str>, u32), port: u16, is_ipv4: bool) -> Wanted {
+    let any: IpAddr = if is_ipv4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let address = SocketAddr::new(any, port);
+    let place = Place { address, device: Some(Arc::clone(device)), ifindex, transparent: true };
+    Wanted { gate, place, backlog: None }
+}
+
+/// Devices as the data path needs them.
+pub(super) fn devices(ports: &Ports) -> Devices {
+    let representors = ports.ports.values().map(|port| (port.id.clone(), Arc::clone(&port.representor)));
+    Devices { uplink: ports.uplink.clone(), representors: representors.collect() }
+}
+
+/// Whose certificates are needed.
+pub(super) fn identities(snapshot: &Snapshot) -> BTreeSet<Identity> {
+    snapshot.workloads.values().map(|workload| workload.identity.clone()).collect()
+}
+
+/// Which ports may be opened: those whose workload is in force, with its certificate.
+pub(super) fn readiness(
+    snapshot: &Snapshot,
+    secrets: &Secrets,
+    ports: &Ports,
+    is_listening: impl Fn(&PortId) -> bool,
+) -> Readiness {
+    let all = ports.ports.values();
+    all.map(|port| (port.id.clone(), port_readiness(snapshot, secrets, port, is_listening(&port.id)))).collect()
+}
+
+fn port_readiness(
+    snapshot: &Snapshot,
+    secrets: &Secrets,
+    port: &Port,
+    is_listening: bool,
+) -> Result<WorkloadUid, String> {
+    let workload = snapshot.by_port.get(&port.id).ok_or("no complete configuration for this port yet")?;
+    if workload.uid != port.workload {
+        return Err(format!("the configuration is of workload {}, the port of {}", workload.uid, port.workload));
+    }
+    if !secrets.identities.contains_key(&workload.identity) {
+        return Err(format!("the certificate of {} has not been signed yet", workload.identity));
+    }
+    match is_listening {
+        true => Ok(workload.uid.clone()),
+        false => Err(format!("cannot listen on {}", port.representor)),
+    }
+}
