@@ -139,3 +139,88 @@ async fn a_refused_node_is_told_why() {
     }
     stop.cancel();
 }
+
+#[tokio::test]
+async fn a_held_view_withdraws_nothing_until_it_is_released() {
+    let (store, stop) = (Store::new(), CancellationToken::new());
+    put(&store, cluster("a", 1));
+    let (address, _verdicts) = serve(store.clone(), "127.0.0.1:0".parse().expect("address"), stop.clone()).await;
+    let (handle, mut events) = start(address, Mode::Delta, "node");
+    handle.reply(next_update(&mut events).await.token, Ok(()));
+    stop.cancel();
+    while !matches!(events.recv().await, Some(Event::Disconnected { .. })) {}
+    let (restarted, stop) = (Store::new(), CancellationToken::new());
+    restarted.hold("view");
+    let (_, _verdicts) = serve(restarted.clone(), address, stop.clone()).await;
+    let silence = tokio::time::timeout(Duration::from_millis(300), next_update(&mut events)).await;
+    assert!(silence.is_err(), "an empty view is not told while it is held");
+    put(&restarted, cluster("a", 1));
+    put(&restarted, cluster("b", 1));
+    restarted.release("view");
+    let update = next_update(&mut events).await;
+    assert_eq!(update.changed.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["b"]);
+    assert!(update.removed.is_empty(), "nothing was withdrawn");
+    stop.cancel();
+}
+
+mod late_headers {
+    //! A server that sends its headers with its first response, as grpc-go does.
+
+    use super::*;
+    use futures_util::StreamExt;
+    use futures_util::stream::BoxStream;
+    use mesh_api::envoy::service::discovery::v3 as discovery;
+    use mesh_api::envoy::service::discovery::v3::aggregated_discovery_service_server as ads;
+    use tonic::{Request, Response, Status, Streaming};
+
+    struct Late;
+
+    type Responses<T> = BoxStream<'static, Result<T, Status>>;
+
+    #[tonic::async_trait]
+    impl ads::AggregatedDiscoveryService for Late {
+        type StreamAggregatedResourcesStream = Responses<discovery::DiscoveryResponse>;
+        type DeltaAggregatedResourcesStream = Responses<discovery::DeltaDiscoveryResponse>;
+
+        async fn stream_aggregated_resources(
+            &self,
+            _: Request<Streaming<discovery::DiscoveryRequest>>,
+        ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+            Err(Status::unimplemented("incremental only"))
+        }
+
+        async fn delta_aggregated_resources(
+            &self,
+            request: Request<Streaming<discovery::DeltaDiscoveryRequest>>,
+        ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+            let mut requests = request.into_inner();
+            let first = requests.message().await?.ok_or_else(|| Status::cancelled("no request"))?;
+            let resource = cluster("a", 1);
+            let resource =
+                discovery::Resource { name: resource.name, resource: Some(resource.body), ..Default::default() };
+            let response = discovery::DeltaDiscoveryResponse {
+                type_url: first.type_url,
+                nonce: "1".to_owned(),
+                resources: vec![resource],
+                ..Default::default()
+            };
+            let rest = futures_util::stream::unfold(requests, |mut requests| async move {
+                while let Ok(Some(_)) = requests.message().await {}
+                None
+            });
+            Ok(Response::new(futures_util::stream::iter([Ok(response)]).chain(rest).boxed()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_waits_for_the_first_request_is_not_waited_for() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let address = listener.local_addr().expect("bound");
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let service = ads::AggregatedDiscoveryServiceServer::new(Late);
+        tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+        let (_handle, mut events) = start(address, Mode::Delta, "node");
+        let update = next_update(&mut events).await;
+        assert_eq!(update.changed.first().map(|one| one.name.as_str()), Some("a"));
+    }
+}

@@ -2,9 +2,9 @@
 
 use super::core::{ClientCore, Interest, Mode, Request, Response, Token, Update};
 use crate::{Backoff, MESSAGE_LIMIT_BYTES, Rejected};
+use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use futures_util::{FutureExt, StreamExt};
 use mesh_api::envoy::config::core::v3::Node;
 use mesh_api::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use std::time::{Duration, Instant};
@@ -141,20 +141,17 @@ impl Client {
     }
 
     async fn session(&mut self) -> End {
-        let opened = (self.connect)().then(|channel| open(channel, &self.options.metadata, self.options.mode));
-        let (requests, mut responses) = match opened.await {
-            Ok(stream) => stream,
-            Err(reason) => return End::Failed(reason),
+        let (requests, receiver) = mpsc::unbounded_channel();
+        let mut responses = match self.open(&requests, receiver).await {
+            Ok(responses) => responses,
+            Err(end) => return end,
         };
-        self.core.connected();
         if self.events.send(Event::Connected).await.is_err() {
             return End::Finished;
         }
         loop {
-            while let Some(request) = self.core.poll() {
-                if requests.send(request).is_err() {
-                    return End::Failed("the request stream was closed by the server".to_owned());
-                }
+            if let Err(end) = self.flush(&requests) {
+                return end;
             }
             tokio::select! {
                 command = self.inbox.recv() => match command {
@@ -168,6 +165,37 @@ impl Client {
                 },
             }
         }
+    }
+
+    /// Opens the stream. The first requests go out before the server's headers come: some servers
+    /// send none until they have something to say.
+    async fn open(
+        &mut self,
+        requests: &Requests,
+        receiver: mpsc::UnboundedReceiver<Request>,
+    ) -> Result<Responses, End> {
+        let channel = (self.connect)().await.map_err(End::Failed)?;
+        self.core.connected();
+        self.flush(requests)?;
+        let (metadata, mode) = (self.options.metadata.clone(), self.options.mode);
+        let opening = open(channel, receiver, &metadata, mode);
+        tokio::pin!(opening);
+        loop {
+            tokio::select! {
+                opened = &mut opening => return opened.map_err(End::Failed),
+                command = self.inbox.recv() => self.command(command.ok_or(End::Finished)?),
+            }
+            self.flush(requests)?;
+        }
+    }
+
+    /// Sends what the core has to say.
+    fn flush(&mut self, requests: &Requests) -> Result<(), End> {
+        while let Some(request) = self.core.poll() {
+            let closed = |_| End::Failed("the request stream was closed by the server".to_owned());
+            requests.send(request).map_err(closed)?;
+        }
+        Ok(())
     }
 
     async fn deliver(&mut self, response: Response) -> Option<End> {
@@ -188,14 +216,19 @@ fn describe(status: &tonic::Status) -> String {
     format!("{:?}: {}", status.code(), status.message())
 }
 
-type Opened = (mpsc::UnboundedSender<Request>, BoxStream<'static, Result<Response, tonic::Status>>);
+type Requests = mpsc::UnboundedSender<Request>;
+type Responses = BoxStream<'static, Result<Response, tonic::Status>>;
 
-async fn open(channel: Result<Channel, String>, metadata: &[(String, String)], mode: Mode) -> Result<Opened, String> {
-    let mut client = AggregatedDiscoveryServiceClient::new(channel?)
+async fn open(
+    channel: Channel,
+    requests: mpsc::UnboundedReceiver<Request>,
+    metadata: &[(String, String)],
+    mode: Mode,
+) -> Result<Responses, String> {
+    let mut client = AggregatedDiscoveryServiceClient::new(channel)
         .max_decoding_message_size(MESSAGE_LIMIT_BYTES)
         .max_encoding_message_size(MESSAGE_LIMIT_BYTES);
-    let (sender, receiver) = mpsc::unbounded_channel::<Request>();
-    let outgoing = UnboundedReceiverStream::new(receiver);
+    let outgoing = UnboundedReceiverStream::new(requests);
     let responses: BoxStream<'static, _> = match mode {
         Mode::Delta => {
             let outgoing = outgoing.filter_map(|request| async move {
@@ -220,7 +253,7 @@ async fn open(channel: Result<Channel, String>, metadata: &[(String, String)], m
             answer.into_inner().map(|response| response.map(Response::StateOfTheWorld)).boxed()
         }
     };
-    Ok((sender, responses))
+    Ok(responses)
 }
 
 fn with_metadata<T>(body: T, metadata: &[(String, String)]) -> Result<tonic::Request<T>, String> {

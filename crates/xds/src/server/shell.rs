@@ -191,6 +191,9 @@ impl Stream {
     }
 
     fn next(&mut self, cell: &Cell) -> Option<Response> {
+        if cell.is_held() {
+            return None;
+        }
         self.core.poll(&cell.read())
     }
 

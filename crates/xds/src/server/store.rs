@@ -4,6 +4,7 @@ use super::view::View;
 use crate::resource::Resource;
 use mesh_api::type_url::MAKE_ORDER;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use tokio::sync::watch;
 
@@ -17,12 +18,18 @@ pub struct Store {
 #[derive(Debug)]
 pub(super) struct Cell {
     view: RwLock<View>,
+    /// Streams are told nothing meanwhile.
+    is_held: AtomicBool,
     bell: watch::Sender<u64>,
 }
 
 impl Cell {
     pub(super) fn read(&self) -> RwLockReadGuard<'_, View> {
         self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.is_held.load(Ordering::Acquire)
     }
 
     pub(super) fn listen(&self) -> watch::Receiver<u64> {
@@ -105,6 +112,26 @@ impl Store {
         }
     }
 
+    /// Tells the streams of a view nothing until `release`; what they say is taken meanwhile. For a
+    /// server that has just started and does not know everything yet: answering a client that comes
+    /// back with what it holds would withdraw what is merely not known again.
+    pub fn hold(&self, view: &str) {
+        self.cell(view).is_held.store(true, Ordering::Release);
+    }
+
+    /// Answers the streams of a held view.
+    pub fn release(&self, view: &str) {
+        let cell = self.cell(view);
+        cell.is_held.store(false, Ordering::Release);
+        let sequence = cell.read().sequence();
+        cell.bell.send_replace(sequence);
+    }
+
+    /// Whether a view is held.
+    pub fn is_held(&self, view: &str) -> bool {
+        self.cell(view).is_held()
+    }
+
     /// Forgets a view. Streams that are on it keep what they have.
     pub fn remove_view(&self, view: &str) {
         self.views.write().unwrap_or_else(PoisonError::into_inner).remove(view);
@@ -122,7 +149,8 @@ impl Store {
             return Arc::clone(cell);
         }
         let mut views = self.views.write().unwrap_or_else(PoisonError::into_inner);
-        let fresh = || Arc::new(Cell { view: RwLock::default(), bell: watch::Sender::new(0) });
+        let fresh =
+            || Arc::new(Cell { view: RwLock::default(), is_held: AtomicBool::new(false), bell: watch::Sender::new(0) });
         Arc::clone(views.entry(view.to_owned()).or_insert_with(fresh))
     }
 }
