@@ -111,14 +111,16 @@ async fn a_client_comes_back_when_the_server_does() {
     let (address, _verdicts) = serve(store.clone(), "127.0.0.1:0".parse().expect("address"), stop.clone()).await;
     let (handle, mut events) = start(address, Mode::Delta, "node");
     handle.reply(next_update(&mut events).await.token, Ok(()));
+    store.close();
     stop.cancel();
     loop {
         if let Some(Event::Disconnected { .. }) = events.recv().await {
             break;
         }
     }
+    let (store, stop) = (Store::new(), CancellationToken::new());
+    put(&store, cluster("a", 1));
     put(&store, cluster("b", 1));
-    let stop = CancellationToken::new();
     let (_, _verdicts) = serve(store, address, stop.clone()).await;
     let update = next_update(&mut events).await;
     assert_eq!(update.changed.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["b"], "a is held already");
@@ -147,6 +149,7 @@ async fn a_held_view_withdraws_nothing_until_it_is_released() {
     let (address, _verdicts) = serve(store.clone(), "127.0.0.1:0".parse().expect("address"), stop.clone()).await;
     let (handle, mut events) = start(address, Mode::Delta, "node");
     handle.reply(next_update(&mut events).await.token, Ok(()));
+    store.close();
     stop.cancel();
     while !matches!(events.recv().await, Some(Event::Disconnected { .. })) {}
     let (restarted, stop) = (Store::new(), CancellationToken::new());

@@ -108,7 +108,8 @@ fn default_authority() -> String {
 
 /// Reads every group of a folder, in name order.
 pub fn load(folder: &Path) -> anyhow::Result<Vec<(String, Group)>> {
-    let mut paths: Vec<_> = std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    let mut paths: Vec<_> =
+        std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
     paths.sort();
     paths.iter().map(|path| load_group(path)).collect()

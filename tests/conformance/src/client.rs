@@ -48,7 +48,11 @@ fn failed(reason: &str) -> Response {
 
 type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
 
-async fn connect_tls(tcp: TcpStream, tls: &ClientTls, certificates: &Path) -> anyhow::Result<Result<TlsStream, String>> {
+async fn connect_tls(
+    tcp: TcpStream,
+    tls: &ClientTls,
+    certificates: &Path,
+) -> anyhow::Result<Result<TlsStream, String>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(certificates.join("ca.pem"))?)?;
     let builder = rustls::ClientConfig::builder().with_root_certificates(roots);

@@ -58,7 +58,8 @@ impl Programs {
     /// `ENVOY_BIN` or the workspace's own; `DPU_PROXY_BIN` or the one beside this test's binary.
     pub fn find() -> anyhow::Result<Self> {
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let envoy = std::env::var_os("ENVOY_BIN").map_or_else(|| workspace.join(".cache/venv/bin/envoy"), PathBuf::from);
+        let envoy =
+            std::env::var_os("ENVOY_BIN").map_or_else(|| workspace.join(".cache/venv/bin/envoy"), PathBuf::from);
         anyhow::ensure!(envoy.exists(), "{} is missing: run `make tools`", envoy.display());
         let dpu_proxy = match std::env::var_os("DPU_PROXY_BIN") {
             Some(path) => PathBuf::from(path),
@@ -85,7 +86,13 @@ pub struct Running {
 
 impl Running {
     /// Starts `kind` with the bootstrap file at `config`, its output in `output`.
-    pub fn start(kind: Kind, programs: &Programs, config: &Path, admin_port: u16, output: &Path) -> anyhow::Result<Self> {
+    pub fn start(
+        kind: Kind,
+        programs: &Programs,
+        config: &Path,
+        admin_port: u16,
+        output: &Path,
+    ) -> anyhow::Result<Self> {
         let is_envoy = kind == Kind::Envoy || programs.dpu_proxy == programs.envoy;
         let mut command = match is_envoy {
             true => envoy(&programs.envoy, admin_port),

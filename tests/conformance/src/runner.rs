@@ -93,7 +93,13 @@ struct Side {
 }
 
 impl Side {
-    fn start(kind: Kind, group: &Group, programs: &Programs, backends: &Backends, folder: &Path) -> anyhow::Result<Self> {
+    fn start(
+        kind: Kind,
+        group: &Group,
+        programs: &Programs,
+        backends: &Backends,
+        folder: &Path,
+    ) -> anyhow::Result<Self> {
         let label = format!("{kind:?}");
         let log = folder.join(format!("{label}.access.log"));
         let admin = free_port()?;

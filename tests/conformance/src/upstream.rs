@@ -125,7 +125,9 @@ impl Orders {
             "body" => self.body = value.as_bytes().to_vec(),
             "size" => self.body = vec![b'x'; value.parse().unwrap_or(0)],
             "delay" => self.delay = Duration::from_millis(value.parse().unwrap_or(0)),
-            "header" => self.headers.extend(value.split_once(':').map(|(name, value)| (name.to_owned(), value.to_owned()))),
+            "header" => {
+                self.headers.extend(value.split_once(':').map(|(name, value)| (name.to_owned(), value.to_owned())))
+            }
             "fail" => self.fail = value.parse().unwrap_or(0),
             "grpc" => self.grpc = Some(value.to_owned()),
             flag => self.flags.push(flag.to_owned()),

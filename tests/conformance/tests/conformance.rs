@@ -35,7 +35,8 @@ async fn all() -> anyhow::Result<usize> {
         if group.cases.is_empty() {
             continue;
         }
-        let outcomes = runner::run(&name, &group, &programs).await.unwrap_or_else(|error| failed_group(&name, &group, &error));
+        let outcomes =
+            runner::run(&name, &group, &programs).await.unwrap_or_else(|error| failed_group(&name, &group, &error));
         for outcome in outcomes {
             report(&outcome);
             *(if outcome.differences.is_empty() { &mut passed } else { &mut failed }) += 1;

@@ -168,8 +168,7 @@ fn listener_resource(name: &str, port: u16) -> Resource {
         route_specifier: Some(manager::http_connection_manager::RouteSpecifier::Rds(rds)),
         ..Default::default()
     };
-    let filter =
-        Filter { name: "http".to_owned(), config_type: Some(filter::ConfigType::TypedConfig(any(&manager))) };
+    let filter = Filter { name: "http".to_owned(), config_type: Some(filter::ConfigType::TypedConfig(any(&manager))) };
     let socket = core::SocketAddress {
         address: "127.0.0.1".to_owned(),
         port_specifier: Some(core::socket_address::PortSpecifier::PortValue(port.into())),

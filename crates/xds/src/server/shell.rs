@@ -167,7 +167,11 @@ impl Stream {
         let node_id = node.id;
         self.tell(Event::Connected { stream: self.id, view: view.clone(), node_id: node_id.clone() });
         self.take(first, &view);
-        self.serve(&store.cell(&view), &view).await;
+        let cell = store.cell(&view);
+        tokio::select! {
+            () = self.serve(&cell, &view) => {}
+            () = store.closed() => {}
+        }
         self.tell(Event::Disconnected { stream: self.id, view, node_id });
     }
 

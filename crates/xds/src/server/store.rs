@@ -12,6 +12,7 @@ use tokio::sync::watch;
 #[derive(Clone, Debug, Default)]
 pub struct Store {
     views: Arc<RwLock<HashMap<String, Arc<Cell>>>>,
+    closed: watch::Sender<bool>,
 }
 
 /// A view, and a bell that rings when it changes.
@@ -130,6 +131,19 @@ impl Store {
     /// Whether a view is held.
     pub fn is_held(&self, view: &str) -> bool {
         self.cell(view).is_held()
+    }
+
+    /// Ends every stream, now and later: a server that stops gracefully waits for its streams, and
+    /// they would never end by themselves. Call it together with the server's shutdown.
+    pub fn close(&self) {
+        self.closed.send_replace(true);
+    }
+
+    /// Waits for `close`.
+    pub(super) async fn closed(&self) {
+        let mut closed = self.closed.subscribe();
+        // The store itself holds a sender: waiting cannot fail.
+        let _ = closed.wait_for(|closed| *closed).await;
     }
 
     /// Forgets a view. Streams that are on it keep what they have.
