@@ -54,7 +54,7 @@ pub async fn negotiate(plugin: &str, wanted: Version, call: &Call) -> Result<Ver
     })
 }
 
-/// ADD. An address that an earlier, interrupted ADD of the same attachment took is given back first.
+/// ADD. What an earlier, interrupted ADD of the same attachment took was given back from its record.
 pub async fn add(ipam: &Ipam, key: &Key, call: &Call) -> Result<IpamResult, IpamError> {
     let output = run(&ipam.plugin, "ADD", key, call, &netconf(ipam, call)).await?;
     let result: IpamResult = serde_json::from_slice(&output).map_err(|_| IpamError::Answer {

@@ -59,7 +59,8 @@ impl Environment {
         Ok(environment)
     }
 
-    fn check(&self) -> Result<(), CniError> {
+    /// Whether the command has what it needs, in the right form.
+    pub fn check(&self) -> Result<(), CniError> {
         let required: &[(&str, &str)] = match self.command {
             Command::Add | Command::Check => &[
                 ("CNI_CONTAINERID", &self.container_id),

@@ -49,12 +49,16 @@ fn check_command(command: Command, conf: &NetConf) -> Result<(), CniError> {
     let since = match command {
         Command::Check => version::Version::V0_4_0,
         Command::Gc | Command::Status => version::Version::V1_1_0,
-        Command::Add | Command::Del | Command::Version => return Ok(()),
+        Command::Add | Command::Del | Command::Version => version::Version::OLDEST,
     };
     if conf.version < since {
         let msg =
             format!("{command:?} needs CNI {} and the configuration says {}", since.as_str(), conf.version.as_str());
         return Err(CniError::new(code::INCOMPATIBLE_VERSION, msg).hint("raise cniVersion"));
+    }
+    if command == Command::Add && conf.ipam_type.is_none() {
+        let error = CniError::new(code::INVALID_CONFIG, "network configuration: ipam is missing");
+        return Err(error.hint("a pod needs an address, e.g. \"ipam\": {\"type\": \"host-local\", …}"));
     }
     if command == Command::Check && conf.previous_result.is_none() {
         let error = CniError::new(code::INVALID_CONFIG, "network configuration: prevResult is missing");

@@ -11,6 +11,8 @@ pub const SUPPORTED: &[&str] = &["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 pub struct Version(usize);
 
 impl Version {
+    /// The first that is spoken.
+    pub const OLDEST: Self = Self(0);
     /// CHECK exists from here on.
     pub const V0_4_0: Self = Self(2);
     /// Results carry no `version` beside an address from here on.

@@ -98,6 +98,15 @@ impl Namespace {
         request.execute().await.map_err(|error| self.refused(&format!("make veth pair {name} and {peer}"), error))
     }
 
+    /// Removes a link, and the other end of a veth pair with it; one that is gone is no error.
+    pub async fn remove(&self, index: u32) -> Result<(), KernelError> {
+        match self.netlink().link().del(index).execute().await {
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -nix::libc::ENODEV => Ok(()),
+            Err(error) => Err(self.refused(&format!("remove link {index}"), error)),
+            Ok(()) => Ok(()),
+        }
+    }
+
     /// Sends any other change of a link.
     pub async fn change(&self, action: &str, message: LinkMessageBuilder<LinkUnspec>) -> Result<(), KernelError> {
         let request = self.netlink().link().set(message.build());

@@ -1,7 +1,7 @@
 //! VFs of the lab: one end of a veth pair in the host's namespace, the other is the representor.
 
 use super::{Recovered, Vf, VfError, VfProvider, number_after};
-use crate::sys::{Device, KernelError, Link, Namespace};
+use crate::sys::{Device, Link, Namespace};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use mesh_model::MacAddress;
@@ -35,10 +35,8 @@ impl VfProvider for Emulated {
 
     fn recover<'a>(&'a self, host: &'a Namespace, vf: &'a Vf) -> BoxFuture<'a, Result<Recovered, VfError>> {
         async move {
-            if host.find(&vf.device, &vf.name).await?.is_some() {
-                return Ok(Recovered::Back);
-            }
             match &self.representor_netns {
+                None if host.link(&vf.name).await?.is_some() => Ok(Recovered::Back),
                 None => Ok(Recovered::Lost),
                 Some(path) => self.make_again(host, &Namespace::open(path).await?, vf).await.map(|()| Recovered::Back),
             }
@@ -61,17 +59,22 @@ impl Emulated {
         })
     }
 
+    /// Each step is skipped when an interrupted attempt has done it already.
     async fn make_again(&self, host: &Namespace, dpu: &Namespace, vf: &Vf) -> Result<(), VfError> {
-        host.add_veth(&vf.name, &vf.representor).await?;
-        let made = async {
-            let representor = host.expect_link(&vf.representor).await?;
+        if host.link(&vf.name).await?.is_none() {
+            // The old pair dies some time after its namespace: taking one end away ends both now.
+            if let Some(stale) = dpu.link(&vf.representor).await? {
+                dpu.remove(stale.index).await?;
+            }
+            host.add_veth(&vf.name, &vf.representor).await?;
+        }
+        if let Some(representor) = host.link(&vf.representor).await? {
             host.move_to(representor.index, dpu).await?;
-            let representor = dpu.expect_link(&vf.representor).await?;
-            dpu.up(representor.index).await?;
-            let link = host.expect_link(&vf.name).await?;
-            host.set_mac(link.index, vf.mac).await?;
-            host.set_mtu(link.index, vf.mtu).await
-        };
-        made.await.map_err(|error: KernelError| error.into())
+        }
+        let representor = dpu.expect_link(&vf.representor).await?;
+        dpu.up(representor.index).await?;
+        let link = host.expect_link(&vf.name).await?;
+        host.set_mac(link.index, vf.mac).await?;
+        Ok(host.set_mtu(link.index, vf.mtu).await?)
     }
 }

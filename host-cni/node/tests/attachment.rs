@@ -1,0 +1,202 @@
+//! The daemon in an emulated host: ADD, CHECK, DEL, GC, crashes and refusals, with real links, real
+//! `host-local`, and an audit of everything that could be left behind. Needs root.
+
+mod host;
+
+use host::{Host, attachments, run};
+use istio_dpu_cni::error::code;
+use mesh_api::dataplane::{OnFailure, Steering};
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while !holds() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_gets_its_vf_and_gives_it_back() {
+    let mut host = Host::start().await;
+    let netns = host.pod("a");
+    let result = host.add("a", &netns).await.expect("attached");
+    assert_eq!(result["ips"][0]["address"], "10.244.1.10/32");
+    assert_eq!(result["interfaces"][0]["name"], "eth0");
+    let link = run(&format!("ip -n {netns} -o link show eth0"));
+    assert!(link.contains("UP") && link.contains(result["interfaces"][0]["mac"].as_str().expect("MAC")), "{link}");
+    assert!(run(&format!("ip -n {netns} -o addr show eth0")).contains("10.244.1.10/32"));
+    let routes = run(&format!("ip -n {netns} route"));
+    assert!(routes.contains("default via 169.254.1.1 dev eth0") && routes.contains("169.254.1.1 dev eth0 scope link"), "{routes}");
+
+    let port = host.dataplane.ports().remove(0);
+    assert_eq!((port.id.as_str(), port.representor.as_str(), port.workload_uid.as_str()), ("vf0", "pf0vf0", "uid-a"));
+    assert_eq!((port.addresses[0].as_str(), port.steering(), port.on_failure()), ("10.244.1.10", Steering::Tcp, OnFailure::Closed));
+    let attachment = attachments(&host, 1).await.remove(0);
+    assert_eq!((attachment.name.as_str(), attachment.port_id.as_str(), attachment.pod_uid.as_str()), ("a", "vf0", "uid-a"));
+
+    host.call("CHECK", "a", &netns, |conf| conf["prevResult"] = result.clone()).await.expect("as it was made");
+    assert_eq!(host.add("a", &netns).await.expect_err("twice").code, code::ALREADY_ATTACHED);
+    run(&format!("ip -n {netns} addr flush dev eth0"));
+    let error = host.call("CHECK", "a", &netns, |conf| conf["prevResult"] = result.clone()).await.expect_err("flushed");
+    assert!(error.code == code::CHECK_FAILED && error.msg.contains("lacks address 10.244.1.10/32"), "{error}");
+
+    host.del("a", &netns).await.expect("detached");
+    host.assert_clean().await;
+    for _ in 0..3 {
+        host.del("a", &netns).await.expect("any number of times");
+    }
+    let error = host.call("CHECK", "a", &netns, |conf| conf["prevResult"] = result.clone()).await.expect_err("gone");
+    assert_eq!(error.code, code::CHECK_FAILED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn routes_and_services_of_the_controller_reach_the_dataplane() {
+    let host = Host::start().await;
+    eventually("a route to host2 and the service", || {
+        let state = host.dataplane.state();
+        state.routes.len() == 1 && state.services.len() == 1
+    })
+    .await;
+    let state = host.dataplane.state();
+    assert_eq!((state.routes[0].prefix.as_str(), state.routes[0].next_hop.as_str()), ("10.244.2.0/24", "192.168.100.2"));
+    assert_eq!(state.services[0].backends.len(), 1, "only ready ones");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_outside_the_mesh_is_not_steered() {
+    let mut host = Host::start().await;
+    host.schedule("plain", false);
+    let netns = host.sandbox("plain");
+    host.add("plain", &netns).await.expect("attached");
+    assert_eq!(host.dataplane.ports()[0].steering(), Steering::None);
+    host.schedule("plain", true);
+    eventually("the port follows the pod's labels", || host.dataplane.ports()[0].steering() == Steering::Tcp).await;
+    host.del("plain", &netns).await.expect("detached");
+    host.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_killed_in_the_middle_of_add_undoes_it_when_it_starts_again() {
+    let mut host = Host::start().await;
+    let netns = host.pod("a");
+    host.dataplane.hold(Some("the proxy has no configuration"));
+    let error = {
+        let adding = host.add("a", &netns);
+        tokio::pin!(adding);
+        let in_the_middle = eventually("the VF is in the pod", || {
+            run(&format!("ip -n {netns} -o addr")).contains("10.244.1.10") && !host.dataplane.ports().is_empty()
+        });
+        tokio::select! {
+            outcome = &mut adding => panic!("ADD ended: {outcome:?}"),
+            () = in_the_middle => {}
+        }
+        assert_ne!(host.audit(), host.before);
+        run(&format!("kill -9 {}", host.pid()));
+        adding.await.expect_err("nobody answers")
+    };
+    assert_eq!(error.code, code::TRY_AGAIN_LATER);
+    host.restart().await;
+    host.assert_clean().await;
+    host.dataplane.hold(None);
+    host.add("a", &netns).await.expect("attached by the next attempt");
+    host.restart().await;
+    assert_eq!(host.dataplane.ports().len(), 1, "what is attached stays over a restart");
+    host.del("a", &netns).await.expect("detached from the record");
+    host.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vf_comes_back_when_its_pods_namespace_is_gone() {
+    let mut host = Host::start().await;
+    let netns = host.pod("a");
+    host.add("a", &netns).await.expect("attached");
+    run(&format!("ip netns del {netns}"));
+    host.del("a", &netns).await.expect("detached");
+    host.assert_clean().await;
+    let netns = host.pod("b");
+    host.call("ADD", "b", &netns, |conf| conf["deviceID"] = json!("vf0")).await.expect("the same VF serves again");
+    host.kill();
+    run(&format!("ip netns del {netns}"));
+    host.restart().await;
+    host.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn collection_removes_what_the_runtime_no_longer_knows() {
+    let mut host = Host::start().await;
+    let (a, b) = (host.pod("a"), host.pod("b"));
+    host.add("a", &a).await.expect("attached");
+    host.add("b", &b).await.expect("attached");
+    let valid = json!([{ "containerID": "c-b", "ifname": "eth0" }]);
+    let collect = |conf: &mut serde_json::Value| {
+        conf["cniVersion"] = json!("1.1.0");
+        conf["cni.dev/valid-attachments"] = valid.clone();
+    };
+    host.call("GC", "-", "-", collect).await.expect("collected");
+    let left: Vec<String> = host.dataplane.ports().into_iter().map(|port| port.name).collect();
+    assert_eq!(left, ["b"]);
+    host.del("b", &b).await.expect("detached");
+    host.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_come_and_go_side_by_side() {
+    let mut host = Host::start().await;
+    let pods: Vec<(String, String)> = ["a", "b", "c", "d"].iter().map(|pod| ((*pod).to_owned(), host.pod(pod))).collect();
+    for _ in 0..3 {
+        let added = futures_util::future::join_all(pods.iter().map(|(pod, netns)| host.add(pod, netns))).await;
+        added.into_iter().for_each(|outcome| drop(outcome.expect("attached")));
+        let addresses: std::collections::BTreeSet<String> =
+            host.dataplane.ports().into_iter().flat_map(|port| port.addresses).collect();
+        assert_eq!(addresses.len(), 4);
+        // Twice at the same time, as runtimes do.
+        let deletions = pods.iter().chain(&pods).map(|(pod, netns)| host.del(pod, netns));
+        futures_util::future::join_all(deletions).await.into_iter().for_each(|outcome| drop(outcome.expect("detached")));
+        host.assert_clean().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_add_says_why_and_leaves_nothing() {
+    let mut host = Host::start().await;
+    let netns = host.pod("a");
+    let error = host.call("ADD", "a", &netns, |conf| conf["deviceID"] = json!("vf9")).await.expect_err("unknown");
+    assert!(error.code == code::UNKNOWN_VF && error.msg.contains("vf0, vf1, vf2, vf3"), "{error}");
+    let error = host.call("ADD", "a", &netns, |conf| conf["ipam"] = json!({"type": "no-such"})).await.expect_err("no plugin");
+    assert!(error.code == code::IPAM && error.msg.contains("no-such is not in CNI_PATH"), "{error}");
+    let full = json!([[{ "subnet": "10.9.0.0/30", "rangeStart": "10.9.0.9" }]]);
+    let error = host.call("ADD", "a", &netns, |conf| conf["ipam"]["ranges"] = full).await.expect_err("bad range");
+    assert_eq!(error.code, code::IPAM, "{error}");
+    let error = host.add("a", "dm-cni-none").await.expect_err("no namespace");
+    assert!(error.code == code::INVALID_ENVIRONMENT && error.msg.contains("dm-cni-none"), "{error}");
+    run(&format!("ip -n {netns} link add eth0 type veth peer name other"));
+    let error = host.add("a", &netns).await.expect_err("taken");
+    assert!(error.code == code::KERNEL && error.msg.contains("eth0"), "{error}");
+    run(&format!("ip -n {netns} link del eth0"));
+
+    host.dataplane.hold(Some("the proxy has no configuration"));
+    let error = host.call("ADD", "a", &netns, |conf| conf["readyTimeoutMs"] = json!(300)).await.expect_err("closed");
+    assert!(error.code == code::NOT_READY && error.msg.contains("the proxy has no configuration"), "{error}");
+    host.dataplane.hold(None);
+    let stranger = host.sandbox("stranger");
+    let error = host.call("ADD", "stranger", &stranger, |conf| conf["readyTimeoutMs"] = json!(300)).await.expect_err("unknown");
+    assert!(error.code == code::TRY_AGAIN_LATER && error.msg.contains("does not know pod n/stranger"), "{error}");
+    host.assert_clean().await;
+    host.add("a", &netns).await.expect("everything else is unharmed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_speaks_garbage_is_told_so() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let host = Host::start().await;
+    for garbage in ["", "GET / HTTP/1.1\r\n\r\n", r#"{"environment":{}}"#] {
+        let mut stream = tokio::net::UnixStream::connect(host.folder.path().join("cni.sock")).await.expect("listening");
+        stream.write_all(garbage.as_bytes()).await.expect("sent");
+        stream.shutdown().await.expect("ended");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("answered");
+        assert!(answer.contains("\"code\":6"), "{answer}");
+    }
+}

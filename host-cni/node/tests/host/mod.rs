@@ -1,0 +1,311 @@
+//! An emulated host: namespaces for it, its DPU and its pods, veth VFs, and the real daemon in it.
+
+#![allow(dead_code)]
+
+pub mod dataplane;
+
+use dataplane::FakeDataplane;
+use futures_util::FutureExt;
+use istio_dpu_cni::error::CniError;
+use mesh_api::type_url;
+use mesh_api::workload::{Backend, Node, OnFailure, Service, ServicePort, Workload};
+use nix::sched::{CloneFlags, setns};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use xds::Resource;
+use xds::server::{Store, Transaction};
+
+pub const NODE: &str = "host1";
+const VFS: u32 = 4;
+
+/// Runs a command line that must succeed.
+pub fn run(line: &str) -> String {
+    let output = Command::new("sh").args(["-c", line]).output().expect("sh");
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn listen_in(netns: &str) -> TcpListener {
+    let file = File::open(format!("/run/netns/{netns}")).expect("namespace");
+    let listen = move || {
+        setns(file, CloneFlags::CLONE_NEWNET).expect("entered");
+        TcpListener::bind("127.0.0.1:0").expect("bound")
+    };
+    let listener = std::thread::spawn(listen).join().expect("listening");
+    listener.set_nonblocking(true).expect("nonblocking");
+    listener
+}
+
+pub struct Host {
+    name: String,
+    pub folder: tempfile::TempDir,
+    daemon: Option<Child>,
+    pub dataplane: Arc<FakeDataplane>,
+    pub store: Store,
+    dataplane_address: SocketAddr,
+    controller_address: SocketAddr,
+    pods: Vec<String>,
+    /// State at the start, to compare with.
+    pub before: BTreeMap<String, String>,
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.kill();
+        for netns in self.pods.iter().map(String::as_str).chain([&*self.host(), &*self.dpu()]) {
+            // A test may have removed it already.
+            let _ = Command::new("ip").args(["netns", "del", netns]).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+impl Host {
+    /// A host with free VFs, a dataplane, a controller that knows the node, and a running daemon.
+    pub async fn start() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("dm-cni-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        run(&format!("ip netns add {name}-h && ip netns add {name}-d && ip -n {name}-h link set lo up"));
+        for number in 0..VFS {
+            run(&format!("ip -n {name}-h link add vf{number} type veth peer name pf0vf{number} netns {name}-d"));
+        }
+        let dataplane = Arc::new(FakeDataplane::default());
+        let store = Store::new();
+        let (to_dataplane, to_controller) = (listen_in(&format!("{name}-h")), listen_in(&format!("{name}-h")));
+        let mut host = Self {
+            dataplane_address: to_dataplane.local_addr().expect("bound"),
+            controller_address: to_controller.local_addr().expect("bound"),
+            folder: tempfile::tempdir().expect("folder"),
+            name,
+            daemon: None,
+            dataplane,
+            store,
+            pods: Vec::new(),
+            before: BTreeMap::new(),
+        };
+        tokio::spawn(Arc::clone(&host.dataplane).serve(to_dataplane));
+        tokio::spawn(serve_controller(host.store.clone(), to_controller));
+        host.tell_of_the_cluster();
+        host.before = host.audit();
+        host.restart().await;
+        host
+    }
+
+    fn host(&self) -> String {
+        format!("{}-h", self.name)
+    }
+
+    fn dpu(&self) -> String {
+        format!("{}-d", self.name)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("cni.sock")
+    }
+
+    fn tell_of_the_cluster(&self) {
+        let node = |name: &str, cidr: &str, underlay: &str| Node {
+            name: name.to_owned(),
+            pod_cidrs: vec![cidr.to_owned()],
+            underlay_address: underlay.to_owned(),
+            ..Node::default()
+        };
+        let backend = |address: &str, ready| Backend { address: address.to_owned(), port: 9080, ready, ..Backend::default() };
+        let port = ServicePort {
+            port: 80,
+            protocol: "TCP".to_owned(),
+            backends: vec![backend("10.244.2.10", true), backend("10.244.2.11", false)],
+            ..ServicePort::default()
+        };
+        let service =
+            Service { namespace: "n".to_owned(), name: "s".to_owned(), vips: vec!["10.96.0.9".to_owned()], ports: vec![port] };
+        let mut transaction = Transaction::new();
+        transaction.put(type_url::NODE, Resource::new("host1", &node("host1", "10.244.1.0/24", "192.168.100.1")));
+        transaction.put(type_url::NODE, Resource::new("host2", &node("host2", "10.244.2.0/24", "192.168.100.2")));
+        transaction.put(type_url::SERVICE, Resource::new("n/s", &service));
+        self.store.commit(NODE, transaction);
+    }
+
+    /// The controller tells of a pod.
+    pub fn schedule(&self, pod: &str, governed: bool) {
+        let workload = Workload {
+            uid: format!("uid-{pod}"),
+            namespace: "n".to_owned(),
+            name: pod.to_owned(),
+            node: NODE.to_owned(),
+            governed,
+            on_failure: OnFailure::Closed.into(),
+            ..Workload::default()
+        };
+        let mut transaction = Transaction::new();
+        transaction.put(type_url::WORKLOAD, Resource::new(format!("n/{pod}"), &workload));
+        self.store.commit(NODE, transaction);
+    }
+
+    /// Makes a pod's sandbox.
+    pub fn sandbox(&mut self, pod: &str) -> String {
+        let netns = format!("{}-{pod}", self.name);
+        run(&format!("ip netns add {netns}"));
+        self.pods.push(netns.clone());
+        netns
+    }
+
+    /// Makes the sandbox and tells of the pod.
+    pub fn pod(&mut self, pod: &str) -> String {
+        self.schedule(pod, true);
+        self.sandbox(pod)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.daemon.as_ref().map(Child::id).expect("the daemon runs")
+    }
+
+    pub fn kill(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            // A test may have killed it already.
+            let _ = daemon.kill();
+            daemon.wait().expect("it ends");
+        }
+    }
+
+    /// Starts the daemon (again) and waits until it takes calls.
+    pub async fn restart(&mut self) {
+        self.kill();
+        let path = |name: &str| self.folder.path().join(name).display().to_string();
+        let child = Command::new("nsenter")
+            .arg(format!("--net=/run/netns/{}", self.host()))
+            .arg(env!("CARGO_BIN_EXE_istio-dpu-cni-node"))
+            .args(["--node", NODE, "--vf-provider", "emulated", "--health-listen", "127.0.0.1:15121"])
+            .args(["--controller", &format!("http://{}", self.controller_address)])
+            .args(["--dataplane", &format!("http://{}", self.dataplane_address)])
+            .args(["--socket", &path("cni.sock"), "--attachments", &path("attachments.sock")])
+            .args(["--state-dir", &path("state")])
+            .args(["--representor-netns", &format!("/run/netns/{}", self.dpu())])
+            .spawn()
+            .expect("nsenter");
+        self.daemon = Some(child);
+        let status = || async { self.call("STATUS", "-", "-", |conf| conf["cniVersion"] = json!("1.1.0")).await.is_ok() };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !status().await {
+            assert!(Instant::now() < deadline, "the daemon does not become available");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub fn conf(&self) -> Value {
+        json!({
+            "cniVersion": "1.0.0", "name": "mesh", "type": "istio-dpu-cni",
+            "daemonSocket": self.socket(), "readyTimeoutMs": 10_000,
+            "ipam": {
+                "type": "host-local", "dataDir": self.folder.path().join("ipam"),
+                "ranges": [[{ "subnet": "10.244.1.0/24", "rangeStart": "10.244.1.10" }]],
+            },
+        })
+    }
+
+    /// What a runtime does, by the plugin's own code: environment and configuration in, result out.
+    pub async fn call(&self, command: &str, pod: &str, netns: &str, edit: impl FnOnce(&mut Value)) -> Result<Value, CniError> {
+        let mut conf = self.conf();
+        edit(&mut conf);
+        let environment: BTreeMap<String, String> = [
+            ("CNI_COMMAND", command.to_owned()),
+            ("CNI_CONTAINERID", format!("c-{pod}")),
+            ("CNI_NETNS", format!("/run/netns/{netns}")),
+            ("CNI_IFNAME", "eth0".to_owned()),
+            ("CNI_PATH", "/usr/lib/cni".to_owned()),
+            ("CNI_ARGS", format!("K8S_POD_UID=uid-{pod};K8S_POD_NAME={pod};K8S_POD_NAMESPACE=n")),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into();
+        let work = move || istio_dpu_cni::run(|name| environment.get(name).cloned(), conf.to_string().as_bytes());
+        let outcome = tokio::task::spawn_blocking(work).await.expect("the call ends");
+        outcome.map(Option::unwrap_or_default)
+    }
+
+    pub async fn add(&self, pod: &str, netns: &str) -> Result<Value, CniError> {
+        self.call("ADD", pod, netns, |_| {}).await
+    }
+
+    pub async fn del(&self, pod: &str, netns: &str) -> Result<Value, CniError> {
+        self.call("DEL", pod, netns, |_| {}).await
+    }
+
+    /// Everything that an attachment may leave: links of host and DPU, IPAM files, records, ports.
+    pub fn audit(&self) -> BTreeMap<String, String> {
+        let links = |netns: &str| {
+            let text = run(&format!("ip -n {netns} -o -d link | grep -o -E ' (vf|pf0vf|dm|eth)[^@:]*|link/ether [0-9a-f:]*|alias .*' | sort"));
+            text.lines().map(str::trim).collect::<Vec<_>>().join("\n")
+        };
+        let ports: Vec<String> = self.dataplane.ports().into_iter().map(|port| port.id).collect();
+        BTreeMap::from([
+            ("host links".to_owned(), names_and_macs(&links(&self.host()), true)),
+            ("dpu links".to_owned(), names_and_macs(&links(&self.dpu()), false)),
+            ("host addresses".to_owned(), run(&format!("ip -n {} -o addr | grep -v ' lo ' || true", self.host()))),
+            ("addresses given".to_owned(), self.files("ipam/mesh")),
+            ("records".to_owned(), self.files("state/records")),
+            ("ports".to_owned(), ports.join(",")),
+        ])
+    }
+
+    fn files(&self, folder: &str) -> String {
+        let entries = std::fs::read_dir(self.folder.path().join(folder)).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let mut names: Vec<String> = names.filter(|name| name != "lock" && !name.starts_with("last_reserved_ip")).collect();
+        names.sort();
+        names.join(",")
+    }
+
+    /// Nothing is left of any attachment.
+    pub async fn assert_clean(&self) {
+        let deadline = Instant::now() + Duration::from_secs(15);
+        while self.audit() != self.before && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(self.audit(), self.before);
+    }
+}
+
+/// A representor that was made again has another MAC of its own, which nobody sees.
+fn names_and_macs(links: &str, macs: bool) -> String {
+    links.lines().filter(|line| macs || !line.starts_with("link/")).collect::<Vec<_>>().join("\n")
+}
+
+async fn serve_controller(store: Store, listener: TcpListener) {
+    let (events, _receiver) = tokio::sync::mpsc::unbounded_channel();
+    let authorize = |peer: &xds::server::Peer| Ok(peer.node.id.clone());
+    let listener = tokio::net::TcpListener::from_std(listener).expect("listener");
+    let server = tonic::transport::Server::builder().add_service(xds::server::service(store, authorize, events));
+    server.serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener)).await.expect("served");
+}
+
+/// What the daemon tells the adapter, as soon as it tells of `expected` attachments.
+pub async fn attachments(host: &Host, expected: usize) -> Vec<mesh_api::attach::Attachment> {
+    let path = host.folder.path().join("attachments.sock");
+    let connect = move || {
+        let path = path.clone();
+        async move { service::grpc::unix_channel(&path).await.map_err(|error| error.to_string()) }.boxed()
+    };
+    let options = xds::client::Options {
+        node: mesh_api::envoy::config::core::v3::Node { id: NODE.to_owned(), ..Default::default() },
+        mode: xds::client::Mode::Delta,
+        metadata: Vec::new(),
+        interests: vec![(type_url::ATTACHMENT.to_owned(), xds::client::Interest::Wildcard)],
+        backoff: xds::Backoff::default(),
+    };
+    let (handle, mut events) = xds::client::spawn(connect, options);
+    loop {
+        let event = tokio::time::timeout(Duration::from_secs(10), events.recv()).await.expect("in time").expect("client");
+        if let xds::client::Event::Update(update) = event {
+            handle.reply(update.token, Ok(()));
+            if update.changed.len() == expected {
+                return update.changed.iter().map(|one| one.decode().expect("attachment")).collect();
+            }
+        }
+    }
+}
