@@ -3,7 +3,7 @@
 use crate::call::Asked;
 use crate::daemon::Daemon;
 use crate::failure::Failure;
-use crate::ipam;
+use crate::ipam::{self, IpamError};
 use crate::mesh::Treatment;
 use crate::plumbing;
 use crate::record::{Ipam, Key, Phase, Pod, Port, Record};
@@ -69,13 +69,17 @@ impl Daemon {
     async fn clear(&self, key: &Key) -> Result<(), CniError> {
         let Some(record) = self.records.get(key) else { return Ok(()) };
         if record.phase == Phase::Attached {
-            let error = CniError::new(code::ALREADY_ATTACHED, format!("{key} is attached already, with VF {}", record.vf.id));
+            let error =
+                CniError::new(code::ALREADY_ATTACHED, format!("{key} is attached already, with VF {}", record.vf.id));
             return Err(error.hint("DEL comes first"));
         }
         match self.undo(key).await? {
             None => Ok(()),
             Some(trouble) => {
-                let error = CniError::new(code::TRY_AGAIN_LATER, format!("an earlier ADD of {key} is still being undone: {trouble}"));
+                let error = CniError::new(
+                    code::TRY_AGAIN_LATER,
+                    format!("an earlier ADD of {key} is still being undone: {trouble}"),
+                );
                 Err(error.hint("see /attachments of the daemon"))
             }
         }
@@ -95,7 +99,9 @@ impl Daemon {
             pod.uid = if told.is_empty() { asked.key.container_id.clone() } else { told };
         }
         let mac = asked.conf.mac.as_deref().map(str::parse).transpose();
-        let mac = mac.map_err(|error: mesh_model::MacError| CniError::new(code::INVALID_CONFIG, format!("runtimeConfig.mac: {error}")))?;
+        let mac = mac.map_err(|error: mesh_model::MacError| {
+            CniError::new(code::INVALID_CONFIG, format!("runtimeConfig.mac: {error}"))
+        })?;
         Ok(Plan { pod, treatment, network, vni, mtu: asked.conf.mtu.or(network_mtu), mac })
     }
 
@@ -112,7 +118,9 @@ impl Daemon {
     fn unknown(&self, pod: &Pod) -> CniError {
         let Pod { namespace, name, uid } = pod;
         let (msg, hint) = match (self.controller(), self.mesh.borrow().workload(namespace, name)) {
-            (Err(reason), _) => (reason, "check the connection to the controller, and /readyz of this daemon".to_owned()),
+            (Err(reason), _) => {
+                (reason, "check the connection to the controller, and /readyz of this daemon".to_owned())
+            }
             (Ok(()), None) => (
                 format!("the controller does not know pod {namespace}/{name} on this node"),
                 "it must be scheduled to this node; see the controller's log and /refusals".to_owned(),
@@ -165,15 +173,32 @@ impl Daemon {
 
     async fn address(&self, asked: &Asked) -> Result<IpamResult, Failure> {
         let plugin = asked.conf.ipam_type.clone().ok_or_else(|| {
-            CniError::new(code::INVALID_CONFIG, "network configuration: ipam is missing").hint("e.g. \"ipam\": {\"type\": \"host-local\", …}")
+            CniError::new(code::INVALID_CONFIG, "network configuration: ipam is missing")
+                .hint("e.g. \"ipam\": {\"type\": \"host-local\", …}")
         })?;
         let version = ipam::negotiate(&plugin, asked.conf.version, &asked.call).await?;
         let delegate = Ipam { plugin, version: version.as_str().to_owned(), result: None };
         self.records.update(&asked.key, |record| record.ipam = Some(delegate.clone()))?;
-        let result = ipam::add(&delegate, &asked.key, &asked.call).await?;
+        let result = match ipam::add(&delegate, &asked.key, &asked.call).await {
+            Err(refused @ IpamError::Refused { .. }) => {
+                self.forget_refused(asked, &delegate).await?;
+                return Err(refused.into());
+            }
+            other => other?,
+        };
         let answered = Ipam { result: Some(result.clone()), ..delegate };
         self.records.update(&asked.key, |record| record.ipam = Some(answered))?;
         Ok(result)
+    }
+
+    /// A plugin that refuses ADD holds nothing. It is told DEL once, as the specification wants; what
+    /// it says to that cannot keep the VF for ever (a bad ipam section is refused in DEL too).
+    async fn forget_refused(&self, asked: &Asked, delegate: &Ipam) -> Result<(), Failure> {
+        if let Err(error) = ipam::delete(delegate, &asked.key, &asked.call).await {
+            tracing::warn!(key = %asked.key, %error, "after the refused ADD");
+        }
+        self.records.update(&asked.key, |record| record.ipam = None)?;
+        Ok(())
     }
 
     async fn port(&self, plan: &Plan, record: &Record, addresses: &IpamResult) -> Result<Port, Failure> {
@@ -194,7 +219,13 @@ impl Daemon {
         Ok(port)
     }
 
-    async fn move_in(&self, record: &Record, port: &Port, pod: &Namespace, addresses: &IpamResult) -> Result<(), Failure> {
+    async fn move_in(
+        &self,
+        record: &Record,
+        port: &Port,
+        pod: &Namespace,
+        addresses: &IpamResult,
+    ) -> Result<(), Failure> {
         self.records.update(&record.key, |record| record.moved = true)?;
         self.provider.program(&self.host, &record.vf, port.mac).await?;
         let link = plumbing::give(&self.host, pod, &record.vf, &record.key.ifname).await?;

@@ -36,7 +36,9 @@ impl Daemon {
         let wanted = intent::port(record, &self.mesh.borrow());
         Ok(match held {
             None => Some(format!("the dataplane has no port {}", port.id)),
-            Some(held) if Some(&held) != wanted.as_ref() => Some(format!("port {} of the dataplane is another's", port.id)),
+            Some(held) if Some(&held) != wanted.as_ref() => {
+                Some(format!("port {} of the dataplane is another's", port.id))
+            }
             Some(_) => None,
         })
     }

@@ -44,7 +44,11 @@ async fn take(handle: Handle, mut events: mpsc::Receiver<Event>, mesh: &watch::S
                 let mut outcome = Ok(());
                 mesh.send_modify(|mesh| outcome = mesh.apply(&update.type_url, &update.changed, &update.removed));
                 if let Err(rejected) = &outcome {
-                    tracing::error!(kind = update.type_url, ?rejected, "the controller's resources were refused by name");
+                    tracing::error!(
+                        kind = update.type_url,
+                        ?rejected,
+                        "the controller's resources were refused by name"
+                    );
                 }
                 handle.reply(update.token, outcome);
                 if mesh.borrow().is_complete() {

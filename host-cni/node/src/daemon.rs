@@ -48,7 +48,8 @@ impl Daemon {
         let container = request.environment.container_id.clone();
         let daemon = Arc::clone(self);
         let work = tokio::spawn(async move { daemon.act(request).await });
-        let outcome = work.await.unwrap_or_else(|error| Err(CniError::new(code::IO, format!("the call panicked: {error}"))));
+        let outcome =
+            work.await.unwrap_or_else(|error| Err(CniError::new(code::IO, format!("the call panicked: {error}"))));
         let took = started.elapsed();
         self.metrics.called(command, took, outcome.as_ref().err());
         self.changed();
@@ -102,7 +103,9 @@ impl Daemon {
     pub fn controller(&self) -> Result<(), String> {
         match self.mesh.borrow().is_complete() {
             true => Ok(()),
-            false => Err(format!("the {} has not told of this node's pods, nodes and services yet", controller::CONDITION)),
+            false => {
+                Err(format!("the {} has not told of this node's pods, nodes and services yet", controller::CONDITION))
+            }
         }
     }
 }

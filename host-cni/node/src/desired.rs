@@ -77,7 +77,10 @@ pub fn operation(kind: Kind) -> Operation {
     Operation { operation: Some(kind) }
 }
 
-fn missing<'a, T: PartialEq + Clone>(wanted: &'a [T], present: impl Fn(&T) -> Option<&'a T> + 'a) -> impl Iterator<Item = T> + 'a {
+fn missing<'a, T: PartialEq + Clone>(
+    wanted: &'a [T],
+    present: impl Fn(&T) -> Option<&'a T> + 'a,
+) -> impl Iterator<Item = T> + 'a {
     wanted.iter().filter(move |one| present(one) != Some(*one)).cloned()
 }
 
@@ -138,7 +141,8 @@ mod tests {
     #[test]
     fn what_the_controller_has_not_yet_told_of_is_not_removed() {
         let partial = Desired { ports: vec![], complete: false, ..Desired::default() };
-        let state = State { ports: vec![port("vf1", "a")], routes: vec![route("10.9.0.0/24", "9")], ..State::default() };
+        let state =
+            State { ports: vec![port("vf1", "a")], routes: vec![route("10.9.0.0/24", "9")], ..State::default() };
         let kinds = operations(&partial, &Actual::from(state));
         assert_eq!(kinds, [operation(Kind::DeletePortId("vf1".to_owned()))]);
     }

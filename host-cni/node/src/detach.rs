@@ -28,7 +28,8 @@ impl Daemon {
     /// GC: removes the attachments of this network that the runtime no longer knows.
     pub async fn collect(&self, network: &str, valid: &[(String, String)]) -> Result<(), CniError> {
         let is_valid = |key: &Key| valid.iter().any(|(id, ifname)| *id == key.container_id && *ifname == key.ifname);
-        let stale = self.records.list().into_iter().filter(|record| record.call.network == network && !is_valid(&record.key));
+        let stale =
+            self.records.list().into_iter().filter(|record| record.call.network == network && !is_valid(&record.key));
         let mut failed = Vec::new();
         for record in stale {
             tracing::info!(key = %record.key, "the runtime no longer knows it");
@@ -77,16 +78,13 @@ impl Daemon {
     /// The VF is on the host, clean, wherever it was.
     async fn bring_home(&self, record: &Record) -> Result<(), Failure> {
         let vf = &record.vf;
-        match Namespace::open(Path::new(&record.call.netns)).await {
-            Ok(pod) => {
-                plumbing::take_back(&self.host, &pod, vf, &record.key.ifname).await?;
-            }
-            // The namespace, and the VF in it, are gone.
-            Err(KernelError::NamespaceGone { .. } | KernelError::HostNamespace { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-        if !plumbing::clean(&self.host, vf).await? {
+        // Where it is on the host already, the pod is left alone: a link there that looks like the
+        // VF is the pod's own.
+        let is_home = plumbing::clean(&self.host, vf).await?
+            || (self.take_from_pod(record).await? && plumbing::clean(&self.host, vf).await?);
+        if !is_home {
             match self.provider.recover(&self.host, vf).await? {
+                // It may have a name that the kernel chose; a pair that was made again is clean.
                 Recovered::Back => {
                     plumbing::clean(&self.host, vf).await?;
                 }
@@ -98,5 +96,14 @@ impl Daemon {
             }
         }
         Ok(self.provider.reset(&self.host, vf).await?)
+    }
+
+    /// False when the namespace, and the VF in it, are gone.
+    async fn take_from_pod(&self, record: &Record) -> Result<bool, Failure> {
+        match Namespace::open(Path::new(&record.call.netns)).await {
+            Ok(pod) => Ok(plumbing::take_back(&self.host, &pod, &record.vf, &record.key.ifname).await?),
+            Err(KernelError::NamespaceGone { .. } | KernelError::HostNamespace { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 }

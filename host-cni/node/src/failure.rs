@@ -31,10 +31,14 @@ impl From<Failure> for CniError {
         let (code, hint) = match &failure {
             Failure::Cni(error) => return error.clone(),
             Failure::Choose(error) => choose(error),
-            Failure::Ipam(_) => (code::IPAM, "check ipam in the network configuration, and install containernetworking-plugins"),
+            Failure::Ipam(_) => {
+                (code::IPAM, "check ipam in the network configuration, and install containernetworking-plugins")
+            }
             Failure::Forwarding(error) => forwarding(error),
             Failure::Kernel(error) | Failure::Vf(VfError::Kernel(error)) => kernel(error),
-            Failure::Vf(VfError::Sysfs { .. }) => (code::KERNEL, "check --vf-provider and the name of the physical function"),
+            Failure::Vf(VfError::Sysfs { .. }) => {
+                (code::KERNEL, "check --vf-provider and the name of the physical function")
+            }
             Failure::Record(_) => (code::RECORDS, "check --state-dir and the space on its file system"),
         };
         CniError::new(code, failure.to_string()).hint(hint)
@@ -43,7 +47,9 @@ impl From<Failure> for CniError {
 
 fn choose(error: &ChooseError) -> (u32, &'static str) {
     match error {
-        ChooseError::Unknown { .. } => (code::UNKNOWN_VF, "check deviceID in the network configuration and --vf-prefix of the daemon"),
+        ChooseError::Unknown { .. } => {
+            (code::UNKNOWN_VF, "check deviceID in the network configuration and --vf-prefix of the daemon")
+        }
         ChooseError::Busy { .. } => (code::VF_NOT_FREE, "see /attachments of the daemon for who has it"),
         ChooseError::NoneFree { .. } => (code::VF_NOT_FREE, "make more VFs, or schedule fewer pods to this host"),
     }
@@ -53,16 +59,21 @@ fn forwarding(error: &ForwardingError) -> (u32, &'static str) {
     match error {
         ForwardingError::Unreachable { .. } => (code::TRY_AGAIN_LATER, "check the dataplane and the link to the DPU"),
         ForwardingError::Refused { .. } => (code::DATAPLANE, "see the dataplane's log"),
-        ForwardingError::NotOpen { .. } => {
-            (code::NOT_READY, "see the logs of dpu-proxy and the adapter, and whether their control plane knows the pod")
-        }
+        ForwardingError::NotOpen { .. } => (
+            code::NOT_READY,
+            "see the logs of dpu-proxy and the adapter, and whether their control plane knows the pod",
+        ),
     }
 }
 
 fn kernel(error: &KernelError) -> (u32, &'static str) {
     match error {
-        KernelError::NamespaceGone { .. } => (code::INVALID_ENVIRONMENT, "CNI_NETNS must be the path of the pod's network namespace"),
-        KernelError::HostNamespace { .. } => (code::INVALID_ENVIRONMENT, "pods in the host's network need no attachment"),
+        KernelError::NamespaceGone { .. } => {
+            (code::INVALID_ENVIRONMENT, "CNI_NETNS must be the path of the pod's network namespace")
+        }
+        KernelError::HostNamespace { .. } => {
+            (code::INVALID_ENVIRONMENT, "pods in the host's network need no attachment")
+        }
         KernelError::Refused { .. } => (code::KERNEL, "see `ip link` in the pod and on the host"),
     }
 }

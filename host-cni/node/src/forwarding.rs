@@ -125,7 +125,8 @@ impl Forwarding {
                 ended = self.session(&*intent, &mut backoff) => ended,
                 () = shutdown.cancelled() => return,
             };
-            let reason = ended.err().map_or_else(|| "the dataplane ended the stream".to_owned(), |error| error.to_string());
+            let reason =
+                ended.err().map_or_else(|| "the dataplane ended the stream".to_owned(), |error| error.to_string());
             if self.ports.borrow().connected.is_ok() {
                 tracing::warn!(reason, "lost the dataplane");
             }

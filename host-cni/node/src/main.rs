@@ -140,11 +140,9 @@ async fn daemon(
 fn provider(arguments: &Arguments) -> Box<dyn VfProvider> {
     let representor_prefix = arguments.representor_prefix.clone();
     match arguments.vf_provider {
-        Provider::Sriov => Box::new(Sriov {
-            physical_function: arguments.vf_prefix.clone(),
-            representor_prefix,
-            sysfs: "/sys".into(),
-        }),
+        Provider::Sriov => {
+            Box::new(Sriov { physical_function: arguments.vf_prefix.clone(), representor_prefix, sysfs: "/sys".into() })
+        }
         Provider::Emulated => Box::new(Emulated {
             vf_prefix: arguments.vf_prefix.clone(),
             representor_prefix,
@@ -168,7 +166,10 @@ fn publish(arguments: &Arguments, store: Store, shutdown: CancellationToken) -> 
     let node = arguments.node.clone();
     let authorize = move |peer: &Peer| match peer.node.id == node {
         true => Ok(VIEW.to_owned()),
-        false => Err(tonic::Status::permission_denied(format!("this is node {node:?}, and the caller is of {:?}", peer.node.id))),
+        false => Err(tonic::Status::permission_denied(format!(
+            "this is node {node:?}, and the caller is of {:?}",
+            peer.node.id
+        ))),
     };
     let (events, mut receiver) = mpsc::unbounded_channel();
     tokio::spawn(async move {

@@ -65,7 +65,8 @@ impl Mesh {
     /// How to treat the pod; `None` when the controller has not told of it. A pod of the same name
     /// and another uid is another pod.
     pub fn treatment(&self, namespace: &str, name: &str, uid: &str) -> Option<Treatment> {
-        let workload = self.workload(namespace, name).filter(|workload| workload.uid.is_empty() || workload.uid == uid)?;
+        let workload =
+            self.workload(namespace, name).filter(|workload| workload.uid.is_empty() || workload.uid == uid)?;
         let bypass_on_failure = workload.on_failure() == OnFailure::Bypass;
         Some(Treatment { governed: workload.governed, bypass_on_failure })
     }
@@ -76,8 +77,9 @@ impl Mesh {
             return Ok((0, None));
         }
         let unknown = || {
-            CniError::new(code::TRY_AGAIN_LATER, format!("network {name} is not known on this host"))
-                .hint("the controller has not told of it: create the Network, or check the connection to the controller")
+            CniError::new(code::TRY_AGAIN_LATER, format!("network {name} is not known on this host")).hint(
+                "the controller has not told of it: create the Network, or check the connection to the controller",
+            )
         };
         let network = self.networks.get(name).ok_or_else(unknown)?;
         Ok((network.vni, Some(network.mtu).filter(|mtu| *mtu > 0)))

@@ -5,7 +5,7 @@
 //! name that nobody else chose, so that neither side's names can collide.
 
 use crate::record::{Port, Record};
-use crate::sys::{KernelError, Link, Namespace, PodRoute};
+use crate::sys::{Device, KernelError, Link, Namespace, PodRoute};
 use crate::vf::Vf;
 use ipnet::IpNet;
 use istio_dpu_cni::result::IpamResult;
@@ -29,7 +29,9 @@ pub async fn locate(namespace: &Namespace, vf: &Vf, names: &[&str]) -> Result<Op
     let is_device = |link: &&Link| link.device.as_ref() == Some(&vf.device);
     let tag = tag(vf);
     let marked = links.iter().filter(is_device).find(|link| link.alias == tag);
-    let named = || links.iter().filter(is_device).find(|link| names.contains(&link.name.as_str()));
+    // A PCI address is one device's alone, under whatever name the kernel gave it.
+    let is_pci = matches!(vf.device, Device::Pci(_));
+    let named = || links.iter().filter(is_device).find(|link| is_pci || names.contains(&link.name.as_str()));
     Ok(marked.or_else(named).cloned())
 }
 
@@ -82,7 +84,13 @@ async fn carry(from: &Namespace, to: &Namespace, index: u32) -> Result<Link, Ker
 }
 
 /// Addresses, routes and link settings in the pod.
-pub async fn set_up(pod: &Namespace, link: &Link, mac: MacAddress, mtu: u32, ipam: &IpamResult) -> Result<(), KernelError> {
+pub async fn set_up(
+    pod: &Namespace,
+    link: &Link,
+    mac: MacAddress,
+    mtu: u32,
+    ipam: &IpamResult,
+) -> Result<(), KernelError> {
     if link.mac != Some(mac) {
         pod.set_mac(link.index, mac).await?;
     }
@@ -133,14 +141,22 @@ pub fn routes(ipam: &IpamResult) -> Vec<PodRoute> {
         }
         let default = if v4 { IpNet::from(IpAddr::from([0; 4])) } else { IpNet::from(IpAddr::from([0; 16])) };
         let default = IpNet::new(default.addr(), 0).unwrap_or(default);
-        let more = ipam.routes.iter().map(|route| route.dst).filter(|dst| dst.addr().is_ipv4() == v4 && dst.prefix_len() > 0);
-        all.extend(std::iter::once(default).chain(more).map(|destination| PodRoute { destination, gateway: Some(gateway) }));
+        let more =
+            ipam.routes.iter().map(|route| route.dst).filter(|dst| dst.addr().is_ipv4() == v4 && dst.prefix_len() > 0);
+        all.extend(
+            std::iter::once(default).chain(more).map(|destination| PodRoute { destination, gateway: Some(gateway) }),
+        );
     }
     all
 }
 
 /// What differs between the pod and the record, for CHECK; empty when nothing does.
-pub async fn differences(pod: &Namespace, record: &Record, port: &Port, ipam: &IpamResult) -> Result<Vec<String>, KernelError> {
+pub async fn differences(
+    pod: &Namespace,
+    record: &Record,
+    port: &Port,
+    ipam: &IpamResult,
+) -> Result<Vec<String>, KernelError> {
     let ifname = &record.key.ifname;
     let Some(link) = pod.link(ifname).await? else { return Ok(vec![format!("{ifname} is missing in the pod")]) };
     let mut all = Vec::new();

@@ -18,7 +18,8 @@ const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Listens at `path`, for root only. A socket that nobody listens on any more is replaced.
 pub fn bind(path: &Path) -> io::Result<UnixListener> {
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen at {}: {error}", path.display()));
+    let named =
+        |error: io::Error| io::Error::new(error.kind(), format!("cannot listen at {}: {error}", path.display()));
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(named)?;
     }
@@ -71,7 +72,9 @@ async fn call(mut stream: UnixStream, daemon: Arc<Daemon>) {
 }
 
 async fn read(stream: &mut UnixStream) -> Result<Request, CniError> {
-    let garbage = |reason: String| CniError::new(code::DECODE, format!("the request on the daemon's socket is no CNI call: {reason}"));
+    let garbage = |reason: String| {
+        CniError::new(code::DECODE, format!("the request on the daemon's socket is no CNI call: {reason}"))
+    };
     let mut text = Vec::new();
     let mut limited = stream.take(MESSAGE_LIMIT_BYTES + 1);
     let whole = tokio::time::timeout(EXCHANGE_TIMEOUT, limited.read_to_end(&mut text)).await;

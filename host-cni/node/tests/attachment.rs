@@ -28,13 +28,23 @@ async fn a_pod_gets_its_vf_and_gives_it_back() {
     assert!(link.contains("UP") && link.contains(result["interfaces"][0]["mac"].as_str().expect("MAC")), "{link}");
     assert!(run(&format!("ip -n {netns} -o addr show eth0")).contains("10.244.1.10/32"));
     let routes = run(&format!("ip -n {netns} route"));
-    assert!(routes.contains("default via 169.254.1.1 dev eth0") && routes.contains("169.254.1.1 dev eth0 scope link"), "{routes}");
+    assert!(
+        routes.contains("default via 169.254.1.1 dev eth0")
+            && routes.contains("\n169.254.1.1 dev eth0 proto static scope link"),
+        "{routes}"
+    );
 
     let port = host.dataplane.ports().remove(0);
     assert_eq!((port.id.as_str(), port.representor.as_str(), port.workload_uid.as_str()), ("vf0", "pf0vf0", "uid-a"));
-    assert_eq!((port.addresses[0].as_str(), port.steering(), port.on_failure()), ("10.244.1.10", Steering::Tcp, OnFailure::Closed));
+    assert_eq!(
+        (port.addresses[0].as_str(), port.steering(), port.on_failure()),
+        ("10.244.1.10", Steering::Tcp, OnFailure::Closed)
+    );
     let attachment = attachments(&host, 1).await.remove(0);
-    assert_eq!((attachment.name.as_str(), attachment.port_id.as_str(), attachment.pod_uid.as_str()), ("a", "vf0", "uid-a"));
+    assert_eq!(
+        (attachment.name.as_str(), attachment.port_id.as_str(), attachment.pod_uid.as_str()),
+        ("a", "vf0", "uid-a")
+    );
 
     host.call("CHECK", "a", &netns, |conf| conf["prevResult"] = result.clone()).await.expect("as it was made");
     assert_eq!(host.add("a", &netns).await.expect_err("twice").code, code::ALREADY_ATTACHED);
@@ -60,7 +70,10 @@ async fn routes_and_services_of_the_controller_reach_the_dataplane() {
     })
     .await;
     let state = host.dataplane.state();
-    assert_eq!((state.routes[0].prefix.as_str(), state.routes[0].next_hop.as_str()), ("10.244.2.0/24", "192.168.100.2"));
+    assert_eq!(
+        (state.routes[0].prefix.as_str(), state.routes[0].next_hop.as_str()),
+        ("10.244.2.0/24", "192.168.100.2")
+    );
     assert_eq!(state.services[0].backends.len(), 1, "only ready ones");
 }
 
@@ -144,7 +157,8 @@ async fn collection_removes_what_the_runtime_no_longer_knows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_come_and_go_side_by_side() {
     let mut host = Host::start().await;
-    let pods: Vec<(String, String)> = ["a", "b", "c", "d"].iter().map(|pod| ((*pod).to_owned(), host.pod(pod))).collect();
+    let pods: Vec<(String, String)> =
+        ["a", "b", "c", "d"].iter().map(|pod| ((*pod).to_owned(), host.pod(pod))).collect();
     for _ in 0..3 {
         let added = futures_util::future::join_all(pods.iter().map(|(pod, netns)| host.add(pod, netns))).await;
         added.into_iter().for_each(|outcome| drop(outcome.expect("attached")));
@@ -153,7 +167,10 @@ async fn pods_come_and_go_side_by_side() {
         assert_eq!(addresses.len(), 4);
         // Twice at the same time, as runtimes do.
         let deletions = pods.iter().chain(&pods).map(|(pod, netns)| host.del(pod, netns));
-        futures_util::future::join_all(deletions).await.into_iter().for_each(|outcome| drop(outcome.expect("detached")));
+        futures_util::future::join_all(deletions)
+            .await
+            .into_iter()
+            .for_each(|outcome| drop(outcome.expect("detached")));
         host.assert_clean().await;
     }
 }
@@ -164,7 +181,8 @@ async fn a_refused_add_says_why_and_leaves_nothing() {
     let netns = host.pod("a");
     let error = host.call("ADD", "a", &netns, |conf| conf["deviceID"] = json!("vf9")).await.expect_err("unknown");
     assert!(error.code == code::UNKNOWN_VF && error.msg.contains("vf0, vf1, vf2, vf3"), "{error}");
-    let error = host.call("ADD", "a", &netns, |conf| conf["ipam"] = json!({"type": "no-such"})).await.expect_err("no plugin");
+    let error =
+        host.call("ADD", "a", &netns, |conf| conf["ipam"] = json!({"type": "no-such"})).await.expect_err("no plugin");
     assert!(error.code == code::IPAM && error.msg.contains("no-such is not in CNI_PATH"), "{error}");
     let full = json!([[{ "subnet": "10.9.0.0/30", "rangeStart": "10.9.0.9" }]]);
     let error = host.call("ADD", "a", &netns, |conf| conf["ipam"]["ranges"] = full).await.expect_err("bad range");
@@ -181,7 +199,8 @@ async fn a_refused_add_says_why_and_leaves_nothing() {
     assert!(error.code == code::NOT_READY && error.msg.contains("the proxy has no configuration"), "{error}");
     host.dataplane.hold(None);
     let stranger = host.sandbox("stranger");
-    let error = host.call("ADD", "stranger", &stranger, |conf| conf["readyTimeoutMs"] = json!(300)).await.expect_err("unknown");
+    let error =
+        host.call("ADD", "stranger", &stranger, |conf| conf["readyTimeoutMs"] = json!(300)).await.expect_err("unknown");
     assert!(error.code == code::TRY_AGAIN_LATER && error.msg.contains("does not know pod n/stranger"), "{error}");
     host.assert_clean().await;
     host.add("a", &netns).await.expect("everything else is unharmed");

@@ -23,7 +23,8 @@ fn call(command: &str, stdin: &str) -> (bool, Value) {
         .expect("the plugin starts");
     child.stdin.take().expect("piped").write_all(stdin.as_bytes()).expect("written");
     let output = child.wait_with_output().expect("it ends");
-    let printed = if output.stdout.is_empty() { Value::Null } else { serde_json::from_slice(&output.stdout).expect("JSON") };
+    let printed =
+        if output.stdout.is_empty() { Value::Null } else { serde_json::from_slice(&output.stdout).expect("JSON") };
     (output.status.success(), printed)
 }
 
@@ -83,7 +84,8 @@ fn what_the_daemon_answers_is_printed() {
         let (mut stream, _) = listener.accept().expect("called");
         let mut request = String::new();
         stream.read_to_string(&mut request).expect("read");
-        let answer = json!({ "failed": { "code": code::UNKNOWN_VF, "msg": "vf9 is no VF of this host", "details": "d" } });
+        let answer =
+            json!({ "failed": { "code": code::UNKNOWN_VF, "msg": "vf9 is no VF of this host", "details": "d" } });
         stream.write_all(answer.to_string().as_bytes()).expect("written");
         serde_json::from_str::<Value>(&request).expect("JSON")
     });

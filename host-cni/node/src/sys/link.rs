@@ -33,8 +33,10 @@ pub struct Link {
 impl Namespace {
     /// All links.
     pub async fn links(&self) -> Result<Vec<Link>, KernelError> {
+        let _listing = self.listing().await;
         let stream = self.netlink().link().get().execute();
-        let messages: Vec<LinkMessage> = stream.try_collect().await.map_err(|error| self.refused("list links", error))?;
+        let messages: Vec<LinkMessage> =
+            stream.try_collect().await.map_err(|error| self.refused("list links", error))?;
         Ok(messages.into_iter().map(link).collect())
     }
 
@@ -119,7 +121,8 @@ impl Namespace {
 
     /// The link of that name, or an error that says that it is missing.
     pub async fn expect_link(&self, name: &str) -> Result<Link, KernelError> {
-        let missing = || KernelError::refused(format!("find link {name}"), io::Error::from_raw_os_error(nix::libc::ENODEV));
+        let missing =
+            || KernelError::refused(format!("find link {name}"), io::Error::from_raw_os_error(nix::libc::ENODEV));
         self.link(name).await?.ok_or_else(missing)
     }
 }

@@ -48,6 +48,8 @@ pub struct Namespace {
     file: File,
     path: PathBuf,
     netlink: rtnetlink::Handle,
+    /// The kernel runs one listing at a time on a socket, and answers EBUSY to a second.
+    listing: tokio::sync::Mutex<()>,
     task: JoinHandle<()>,
 }
 
@@ -83,9 +85,10 @@ impl Namespace {
         let gone = |source| KernelError::NamespaceGone { path: path.clone(), source };
         let file = File::open(&path).map_err(gone)?;
         let inside = file.try_clone().map_err(gone)?;
-        let (connection, netlink, _) = in_namespace(inside, rtnetlink::new_connection).await.map_err(gone)?.map_err(gone)?;
+        let (connection, netlink, _) =
+            in_namespace(inside, rtnetlink::new_connection).await.map_err(gone)?.map_err(gone)?;
         let task = tokio::spawn(connection);
-        Ok(Self { file, path, netlink, task })
+        Ok(Self { file, path, netlink, listing: tokio::sync::Mutex::default(), task })
     }
 
     /// Where it was opened.
@@ -95,6 +98,11 @@ impl Namespace {
 
     pub(crate) fn netlink(&self) -> &rtnetlink::Handle {
         &self.netlink
+    }
+
+    /// Held during a listing.
+    pub(crate) async fn listing(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.listing.lock().await
     }
 
     pub(crate) fn raw_fd(&self) -> RawFd {

@@ -29,17 +29,22 @@ impl Namespace {
 
     /// Addresses of a link, without link-local ones.
     pub async fn addresses(&self, index: u32) -> Result<Vec<IpNet>, KernelError> {
+        let _listing = self.listing().await;
         let stream = self.netlink().address().get().set_link_index_filter(index).execute();
-        let messages: Vec<AddressMessage> =
-            stream.try_collect().await.map_err(|error| self.refused(&format!("list addresses of link {index}"), error))?;
+        let messages: Vec<AddressMessage> = stream
+            .try_collect()
+            .await
+            .map_err(|error| self.refused(&format!("list addresses of link {index}"), error))?;
         Ok(messages.iter().filter_map(address).filter(|net| !is_link_local(net.addr())).collect())
     }
 
     /// Removes every address of a link.
     pub async fn flush_addresses(&self, index: u32) -> Result<(), KernelError> {
+        let listing = self.listing().await;
         let stream = self.netlink().address().get().set_link_index_filter(index).execute();
         let action = format!("remove the addresses of link {index}");
         let messages: Vec<AddressMessage> = stream.try_collect().await.map_err(|error| self.refused(&action, error))?;
+        drop(listing);
         for message in messages {
             self.netlink().address().del(message).execute().await.map_err(|error| self.refused(&action, error))?;
         }
@@ -59,8 +64,10 @@ impl Namespace {
             IpNet::V4(_) => RouteMessageBuilder::<Ipv4Addr>::new().build(),
             IpNet::V6(_) => RouteMessageBuilder::<Ipv6Addr>::new().build(),
         };
+        let _listing = self.listing().await;
         let stream = self.netlink().route().get(query).execute();
-        let messages: Vec<RouteMessage> = stream.try_collect().await.map_err(|error| self.refused("list routes", error))?;
+        let messages: Vec<RouteMessage> =
+            stream.try_collect().await.map_err(|error| self.refused("list routes", error))?;
         Ok(messages.iter().any(|message| parse(message) == Some((index, route))))
     }
 }

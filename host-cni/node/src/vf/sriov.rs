@@ -154,8 +154,11 @@ mod tests {
 
     #[test]
     fn a_physical_function_that_is_missing_is_named() {
-        let sriov =
-            Sriov { physical_function: "p9".to_owned(), representor_prefix: "x".to_owned(), sysfs: "/nonexistent".into() };
+        let sriov = Sriov {
+            physical_function: "p9".to_owned(),
+            representor_prefix: "x".to_owned(),
+            sysfs: "/nonexistent".into(),
+        };
         let error = sriov.functions().map(|_| ()).expect_err("missing");
         assert!(error.to_string().contains("p9"), "{error}");
     }

@@ -73,7 +73,9 @@ impl Host {
         let name = format!("dm-cni-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         run(&format!("ip netns add {name}-h && ip netns add {name}-d && ip -n {name}-h link set lo up"));
         for number in 0..VFS {
-            run(&format!("ip -n {name}-h link add vf{number} type veth peer name pf0vf{number} netns {name}-d"));
+            run(&format!(
+                "ip -n {name}-h link add vf{number} type veth peer name pf0vf{number} netns {name}-d && ip -n {name}-d link set pf0vf{number} up"
+            ));
         }
         let dataplane = Arc::new(FakeDataplane::default());
         let store = Store::new();
@@ -116,15 +118,20 @@ impl Host {
             underlay_address: underlay.to_owned(),
             ..Node::default()
         };
-        let backend = |address: &str, ready| Backend { address: address.to_owned(), port: 9080, ready, ..Backend::default() };
+        let backend =
+            |address: &str, ready| Backend { address: address.to_owned(), port: 9080, ready, ..Backend::default() };
         let port = ServicePort {
             port: 80,
             protocol: "TCP".to_owned(),
             backends: vec![backend("10.244.2.10", true), backend("10.244.2.11", false)],
             ..ServicePort::default()
         };
-        let service =
-            Service { namespace: "n".to_owned(), name: "s".to_owned(), vips: vec!["10.96.0.9".to_owned()], ports: vec![port] };
+        let service = Service {
+            namespace: "n".to_owned(),
+            name: "s".to_owned(),
+            vips: vec!["10.96.0.9".to_owned()],
+            ports: vec![port],
+        };
         let mut transaction = Transaction::new();
         transaction.put(type_url::NODE, Resource::new("host1", &node("host1", "10.244.1.0/24", "192.168.100.1")));
         transaction.put(type_url::NODE, Resource::new("host2", &node("host2", "10.244.2.0/24", "192.168.100.2")));
@@ -150,7 +157,7 @@ impl Host {
 
     /// Makes a pod's sandbox.
     pub fn sandbox(&mut self, pod: &str) -> String {
-        let netns = format!("{}-{pod}", self.name);
+        let netns = format!("{}-pod-{pod}", self.name);
         run(&format!("ip netns add {netns}"));
         self.pods.push(netns.clone());
         netns
@@ -190,7 +197,8 @@ impl Host {
             .spawn()
             .expect("nsenter");
         self.daemon = Some(child);
-        let status = || async { self.call("STATUS", "-", "-", |conf| conf["cniVersion"] = json!("1.1.0")).await.is_ok() };
+        let status =
+            || async { self.call("STATUS", "-", "-", |conf| conf["cniVersion"] = json!("1.1.0")).await.is_ok() };
         let deadline = Instant::now() + Duration::from_secs(20);
         while !status().await {
             assert!(Instant::now() < deadline, "the daemon does not become available");
@@ -210,7 +218,13 @@ impl Host {
     }
 
     /// What a runtime does, by the plugin's own code: environment and configuration in, result out.
-    pub async fn call(&self, command: &str, pod: &str, netns: &str, edit: impl FnOnce(&mut Value)) -> Result<Value, CniError> {
+    pub async fn call(
+        &self,
+        command: &str,
+        pod: &str,
+        netns: &str,
+        edit: impl FnOnce(&mut Value),
+    ) -> Result<Value, CniError> {
         let mut conf = self.conf();
         edit(&mut conf);
         let environment: BTreeMap<String, String> = [
@@ -239,7 +253,9 @@ impl Host {
     /// Everything that an attachment may leave: links of host and DPU, IPAM files, records, ports.
     pub fn audit(&self) -> BTreeMap<String, String> {
         let links = |netns: &str| {
-            let text = run(&format!("ip -n {netns} -o -d link | grep -o -E ' (vf|pf0vf|dm|eth)[^@:]*|link/ether [0-9a-f:]*|alias .*' | sort"));
+            let text = run(&format!(
+                "ip -n {netns} -o -d link | grep -o -E ' (vf|pf0vf|dm|eth)[^@:]*|link/ether [0-9a-f:]*|alias .*' | sort"
+            ));
             text.lines().map(str::trim).collect::<Vec<_>>().join("\n")
         };
         let ports: Vec<String> = self.dataplane.ports().into_iter().map(|port| port.id).collect();
@@ -256,7 +272,8 @@ impl Host {
     fn files(&self, folder: &str) -> String {
         let entries = std::fs::read_dir(self.folder.path().join(folder)).into_iter().flatten().flatten();
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let mut names: Vec<String> = names.filter(|name| name != "lock" && !name.starts_with("last_reserved_ip")).collect();
+        let mut names: Vec<String> =
+            names.filter(|name| name != "lock" && !name.starts_with("last_reserved_ip")).collect();
         names.sort();
         names.join(",")
     }
@@ -300,7 +317,8 @@ pub async fn attachments(host: &Host, expected: usize) -> Vec<mesh_api::attach::
     };
     let (handle, mut events) = xds::client::spawn(connect, options);
     loop {
-        let event = tokio::time::timeout(Duration::from_secs(10), events.recv()).await.expect("in time").expect("client");
+        let event =
+            tokio::time::timeout(Duration::from_secs(10), events.recv()).await.expect("in time").expect("client");
         if let xds::client::Event::Update(update) = event {
             handle.reply(update.token, Ok(()));
             if update.changed.len() == expected {
