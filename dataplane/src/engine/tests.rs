@@ -1,0 +1,1 @@
+//! All or nothing, against a kernel that refuses.

@@ -1,0 +1,164 @@
+//! The program: arguments, and the parts put together.
+
+use crate::api::Api;
+use crate::engine::Engine;
+use crate::kernel::{Kernel, KernelArgs};
+use crate::metrics::Metrics;
+use crate::steering::{self, Steering};
+use crate::sys::sysctl;
+use anyhow::Context;
+use clap::Parser;
+use mesh_api::dataplane::dataplane_server::DataplaneServer;
+use prometheus_client::registry::Registry;
+use service::grpc::TlsArgs;
+use service::health::Health;
+use service::http::{Routes, SharedRegistry};
+use service::logging::LogArgs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+/// The forwarding engine of a DPU. It works in the network namespace that it is started in: there are
+/// the uplink and the representors. When it stops, packets go on as they were; `--cleanup` ends that.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "dataplane", version)]
+pub struct Args {
+    /// Interface to the fabric.
+    #[arg(long, value_name = "IFACE")]
+    pub uplink: String,
+    /// Where the node daemon calls (gRPC).
+    #[arg(long, default_value = "127.0.0.1:15130", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// Where health, /metrics and /ports are served.
+    #[arg(long, default_value = "127.0.0.1:15131", value_name = "ADDRESS")]
+    pub health_listen: SocketAddr,
+    /// Unix socket on which the proxy registers.
+    #[arg(long, default_value = "/run/dpumesh/steering.sock", value_name = "PATH")]
+    pub steering_socket: PathBuf,
+    /// Folder of pinned maps and links, in a bpf file system (mounted if need be). Default:
+    /// /sys/fs/bpf/dpumesh-INODE of the network namespace.
+    #[arg(long, value_name = "DIR")]
+    pub bpf_dir: Option<PathBuf>,
+    /// What is configured, for the next start. Default: dataplane.state beside the steering socket.
+    #[arg(long, value_name = "FILE")]
+    pub state_file: Option<PathBuf>,
+    /// TCP congestion control of this namespace, e.g. reno or cubic. Default: as it is.
+    #[arg(long, value_name = "NAME")]
+    pub congestion_control: Option<String>,
+    /// Remove programs, maps, rules and routes of this network namespace, and stop.
+    #[arg(long)]
+    pub cleanup: bool,
+    #[command(flatten)]
+    pub tls: TlsArgs,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+impl Args {
+    fn kernel(&self) -> KernelArgs {
+        KernelArgs {
+            uplink: self.uplink.clone(),
+            bpf_dir: self.bpf_dir.clone().unwrap_or_else(sysctl::default_bpf_dir),
+            congestion_control: self.congestion_control.clone(),
+        }
+    }
+
+    fn state_file(&self) -> PathBuf {
+        self.state_file.clone().unwrap_or_else(|| self.steering_socket.with_file_name("dataplane.state"))
+    }
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    service::logging::init(&args.log)?;
+    if args.cleanup {
+        return clean(&args).await;
+    }
+    let shutdown = service::signal::shutdown()?;
+    let health = Health::new("dataplane");
+    health.require(&[steering::CONDITION]);
+    let kernel = Kernel::open(&args.kernel()).await?;
+    let (uplink, device, address) = kernel.uplink().await?;
+    let counters = kernel.counters();
+    let engine = engine(&args, kernel, device).await?;
+    let ports = engine.ports();
+    let engine = Arc::new(Mutex::new(engine));
+    let metrics = Metrics { ports: ports.clone(), counters: counters.clone() };
+    serve_health(&args, &health, metrics, &shutdown).await?;
+    let steering = Steering {
+        engine: Arc::clone(&engine),
+        ports: ports.clone(),
+        uplink: uplink.clone(),
+        health,
+        proxies: Default::default(),
+    };
+    let path = &args.steering_socket;
+    Arc::new(steering).serve(path, shutdown.clone()).with_context(|| format!("cannot listen on {}", path.display()))?;
+    let uplink_address = address.map(|address| address.to_string()).unwrap_or_default();
+    let check_caller = args.tls.tls_certificate.is_some();
+    serve_api(&args, Api { engine, ports, counters, uplink, uplink_address, check_caller }, shutdown).await
+}
+
+async fn engine(args: &Args, mut kernel: Kernel, uplink: crate::state::Device) -> anyhow::Result<Engine<Kernel>> {
+    let file = args.state_file();
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    if !file.exists() {
+        kernel.forget_others(&crate::state::Image::default())?;
+    }
+    let mut engine = Engine::new(kernel, uplink, Some(file));
+    engine.restore().await?;
+    let image = engine.state().image();
+    engine.door().forget_others(&image)?;
+    tracing::info!(ports = engine.state().ports.len(), epoch = engine.state().epoch, "the dataplane works");
+    Ok(engine)
+}
+
+async fn clean(args: &Args) -> anyhow::Result<()> {
+    Kernel::clean(&args.kernel()).await?;
+    for path in [args.state_file(), args.steering_socket.clone()] {
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    tracing::info!("nothing is left of the dataplane in this network namespace");
+    Ok(())
+}
+
+async fn serve_health(args: &Args, health: &Health, metrics: Metrics, shutdown: &CancellationToken) -> anyhow::Result<()> {
+    let registry = SharedRegistry::default();
+    let mut fresh = Registry::default();
+    fresh.register_collector(Box::new(metrics.clone()));
+    if let Ok(mut registry) = registry.lock() {
+        *registry = fresh;
+    }
+    let routes = Routes::new().get("/ports", move || metrics.json());
+    service::http::serve(args.health_listen, health.clone(), registry, routes, shutdown.clone()).await?;
+    Ok(())
+}
+
+async fn serve_api(args: &Args, api: Api<Kernel>, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let mut builder = tonic::transport::Server::builder();
+    if let Some(tls) = args.tls.server_at(args.listen)? {
+        builder = builder.tls_config(tls)?;
+    }
+    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+    tracing::info!(address = %args.listen, "the API is served");
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let stopped = shutdown.clone();
+    let served = builder.add_service(DataplaneServer::new(api)).serve_with_incoming_shutdown(incoming, async move {
+        stopped.cancelled().await;
+    });
+    // A watcher's stream never ends by itself: it must not hold up the stop.
+    tokio::select! {
+        result = served => result.context("the API stopped"),
+        () = async { shutdown.cancelled().await; tokio::time::sleep(std::time::Duration::from_millis(200)).await } => Ok(()),
+    }
+}

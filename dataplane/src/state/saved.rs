@@ -1,0 +1,106 @@
+//! The state in a file, so that a restart goes on where the last process stopped.
+
+use super::{Devices, Port, State};
+use mesh_api::dataplane as wire;
+use prost::Message;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+
+#[derive(Clone, PartialEq, Message)]
+struct Saved {
+    #[prost(message, optional, tag = "1")]
+    state: Option<wire::State>,
+    #[prost(message, repeated, tag = "2")]
+    slots: Vec<Place>,
+    #[prost(string, repeated, tag = "3")]
+    ready: Vec<String>,
+    #[prost(message, repeated, tag = "4")]
+    backends: Vec<Place>,
+}
+
+/// A name and its number.
+#[derive(Clone, PartialEq, Message)]
+struct Place {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(uint32, tag = "2")]
+    number: u32,
+}
+
+fn place(name: impl ToString, number: u32) -> Place {
+    Place { name: name.to_string(), number }
+}
+
+impl State {
+    /// On the wire.
+    pub fn to_wire(&self) -> wire::State {
+        wire::State {
+            epoch: self.epoch,
+            ports: self.ports.values().map(|port| port.wire.clone()).collect(),
+            routes: self.routes.values().map(|route| route.wire.clone()).collect(),
+            services: self.services.values().map(|service| service.wire.clone()).collect(),
+            ..wire::State::default()
+        }
+    }
+
+    /// Writes the file, whole or not at all.
+    pub fn save(&self, path: &Path) -> io::Result<()> {
+        let saved = Saved {
+            state: Some(self.to_wire()),
+            slots: self.ports.iter().map(|(id, port)| place(id, port.slot)).collect(),
+            ready: self.ports.values().filter(|port| port.ready).map(|port| port.wire.id.clone()).collect(),
+            backends: self.backends.iter().map(|(backend, number)| place(backend, *number)).collect(),
+        };
+        let draft = path.with_extension("draft");
+        std::fs::write(&draft, saved.encode_to_vec())?;
+        std::fs::rename(&draft, path)
+    }
+}
+
+/// Representors that a saved state needs.
+pub fn representors(bytes: &[u8]) -> Result<Vec<String>, prost::DecodeError> {
+    let saved = Saved::decode(bytes)?;
+    Ok(saved.state.unwrap_or_default().ports.into_iter().map(|port| port.representor).collect())
+}
+
+/// The saved state, without what does not fit any more, which is logged.
+pub fn restore(bytes: &[u8], devices: &Devices) -> Result<State, prost::DecodeError> {
+    let saved = Saved::decode(bytes)?;
+    let wire = saved.state.unwrap_or_default();
+    let backends = saved.backends.iter().filter_map(|place| Some((place.name.parse::<SocketAddr>().ok()?, place.number)));
+    let mut state = State { backends: backends.collect(), ..State::default() };
+    let kinds = wire.services.into_iter().map(wire::operation::Operation::PutService);
+    let kinds = kinds.chain(wire.routes.into_iter().map(wire::operation::Operation::PutRoute));
+    for kind in kinds.chain(wire.ports.into_iter().map(wire::operation::Operation::PutPort)) {
+        match state.applied(&[wire::Operation { operation: Some(kind) }], devices) {
+            Ok(next) => state = keep_backends(next, &state.backends),
+            Err(error) => tracing::warn!(%error, "not restored"),
+        }
+    }
+    let slots: BTreeMap<_, _> = saved.slots.iter().map(|place| (place.name.as_str(), place.number)).collect();
+    state.ports.values_mut().for_each(|port| resume(port, &slots, &saved.ready));
+    let used: Vec<SocketAddr> = state.services.values().flat_map(|service| service.backends.clone()).collect();
+    state.backends.retain(|backend, _| used.contains(backend));
+    state.epoch = wire.epoch;
+    Ok(state)
+}
+
+/// Services come one by one, so that a backend of a later one must not lose its place meanwhile.
+fn keep_backends(mut next: State, before: &BTreeMap<SocketAddr, u32>) -> State {
+    for (backend, place) in before {
+        next.backends.entry(*backend).or_insert(*place);
+    }
+    next
+}
+
+fn resume(port: &mut Port, slots: &BTreeMap<&str, u32>, ready: &[String]) {
+    port.ready = ready.contains(&port.wire.id);
+    if let Some(slot) = slots.get(port.wire.id.as_str()) {
+        port.slot = *slot;
+    }
+    if port.ready {
+        port.reason.clear();
+    }
+}

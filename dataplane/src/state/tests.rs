@@ -1,0 +1,1 @@
+//! Operations in, state and image out.
