@@ -38,7 +38,7 @@ fn system_headers() -> Vec<String> {
     let host = std::env::var("HOST").unwrap_or_default();
     let architecture = host.split('-').next().unwrap_or_default();
     let folder = format!("/usr/include/{architecture}-linux-gnu");
-    Path::new(&folder).exists().then(|| vec!["-idirafter".to_owned(), folder]).unwrap_or_default()
+    if Path::new(&folder).exists() { vec!["-idirafter".to_owned(), folder] } else { Vec::new() }
 }
 
 fn packages() -> &'static str {

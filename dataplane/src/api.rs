@@ -76,7 +76,10 @@ impl<D: Door + 'static> Dataplane for Api<D> {
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
-    async fn get_counters(&self, request: Request<wire::GetCountersRequest>) -> Result<Response<wire::Counters>, Status> {
+    async fn get_counters(
+        &self,
+        request: Request<wire::GetCountersRequest>,
+    ) -> Result<Response<wire::Counters>, Status> {
         self.authorize(&request)?;
         let ports = Arc::clone(&self.ports.borrow());
         let read = |slot| self.counters.read(slot).map_err(|error| Status::internal(error.to_string()));
@@ -121,7 +124,11 @@ fn news(told: Option<&Statuses>, now: &Statuses) -> wire::PortStatuses {
     let known = |id: &String| told.and_then(|told| told.get(id));
     wire::PortStatuses {
         snapshot: told.is_none(),
-        changed: now.iter().filter(|(id, status)| known(id) != Some(status)).map(|(_, status)| status.clone()).collect(),
+        changed: now
+            .iter()
+            .filter(|(id, status)| known(id) != Some(status))
+            .map(|(_, status)| status.clone())
+            .collect(),
         removed_ids: told.into_iter().flat_map(BTreeMap::keys).filter(|id| !now.contains_key(*id)).cloned().collect(),
     }
 }
@@ -151,7 +158,8 @@ mod tests {
     #[test]
     fn a_watcher_hears_everything_first_and_changes_later() {
         let status = |id: &str, reason: &str| {
-            let status = wire::PortStatus { id: id.to_owned(), reason: reason.to_owned(), ..wire::PortStatus::default() };
+            let status =
+                wire::PortStatus { id: id.to_owned(), reason: reason.to_owned(), ..wire::PortStatus::default() };
             (id.to_owned(), status)
         };
         let before: Statuses = [status("a", ""), status("b", ""), status("c", "")].into();

@@ -21,8 +21,17 @@ use std::path::PathBuf;
 
 const TABLE_UP: u32 = 0x0d9b_0001;
 const TABLE_INBOUND: u32 = 0x0d9b_0002;
-/// Before `main`, behind what an administrator may have put first.
-const PRIORITY: u32 = 15_000;
+/// Before `main`, behind what an administrator may have put first. Packets that enter carry the mark
+/// of their way back, so where they enter is looked at first.
+const PRIORITY_INPUT: u32 = 15_000;
+const PRIORITY_OUTPUT: u32 = 15_001;
+
+fn priority(selector: &Selector) -> u32 {
+    match selector {
+        Selector::Input(_) => PRIORITY_INPUT,
+        Selector::Output(_) | Selector::Mark(_) => PRIORITY_OUTPUT,
+    }
+}
 
 /// What the kernel needs to know at start.
 #[derive(Clone, Debug)]
@@ -81,14 +90,16 @@ impl Kernel {
         for ifindex in maps.ports.keys().flatten().filter(|key| !image.ports.contains_key(key)).collect::<Vec<_>>() {
             maps.ports.remove(&ifindex).map_err(|error| KernelError::map("PORTS", "write", &error))?;
         }
-        for key in maps.endpoints.keys().flatten().filter(|key| !image.endpoints.contains_key(key)).collect::<Vec<_>>() {
+        for key in maps.endpoints.keys().flatten().filter(|key| !image.endpoints.contains_key(key)).collect::<Vec<_>>()
+        {
             maps.endpoints.remove(&key).map_err(|error| KernelError::map("ENDPOINTS", "write", &error))?;
         }
         for key in maps.services.keys().flatten().filter(|key| !image.services.contains_key(key)).collect::<Vec<_>>() {
             maps.services.remove(&key).map_err(|error| KernelError::map("SERVICES", "write", &error))?;
         }
         let wanted: Vec<_> = image.routes.keys().map(|prefix| trie_key(*prefix)).collect();
-        let is_wanted = |key: &TrieKey| wanted.iter().any(|one| one.prefix_len() == key.prefix_len() && one.data() == key.data());
+        let is_wanted =
+            |key: &TrieKey| wanted.iter().any(|one| one.prefix_len() == key.prefix_len() && one.data() == key.data());
         for key in maps.routes.keys().flatten().filter(|key| !is_wanted(key)).collect::<Vec<_>>() {
             maps.routes.remove(&key).map_err(|error| KernelError::map("ROUTES", "write", &error))?;
         }
@@ -107,7 +118,7 @@ impl Kernel {
             self.network.put_route(TABLE_UP, prefix, Way::Local).await?;
         }
         for (selector, table) in uplink_rules(&name) {
-            self.network.add_rule(&selector, table, PRIORITY).await?;
+            self.network.add_rule(&selector, table, priority(&selector)).await?;
         }
         self.programs.attach_steering()?;
         self.programs.attach(Hook::UplinkEgress, &name, device.ifindex)?;
@@ -119,7 +130,7 @@ impl Kernel {
         self.programs.attach(Hook::RepresentorIngress, &wire.name, wire.ifindex)?;
         self.programs.attach(Hook::RepresentorEgress, &wire.name, wire.ifindex)?;
         for (selector, table) in port_rules(wire) {
-            self.network.add_rule(&selector, table, PRIORITY).await?;
+            self.network.add_rule(&selector, table, priority(&selector)).await?;
         }
         for address in &wire.addresses {
             self.wire_address(wire, *address).await?;
@@ -145,7 +156,7 @@ impl Kernel {
             self.unwire_address(wire, *address).await?;
         }
         for (selector, table) in port_rules(wire) {
-            self.network.delete_rule(&selector, table, PRIORITY).await?;
+            self.network.delete_rule(&selector, table, priority(&selector)).await?;
         }
         for ip_version in [4, 6] {
             // Nobody may have registered one.
@@ -190,7 +201,11 @@ impl Kernel {
                 self.network.put_route(table(0), change.key, Way::Via(uplink, next_hop)).await?;
                 let ip_version = if next_hop.is_ipv4() { 4 } else { 6 };
                 let hop = abi::NextHop { ifindex: uplink, ip_version, address: next_hop.into() };
-                self.programs.maps.routes.insert(&key, hop, 0).map_err(|error| KernelError::map("ROUTES", "write", &error))
+                self.programs
+                    .maps
+                    .routes
+                    .insert(&key, hop, 0)
+                    .map_err(|error| KernelError::map("ROUTES", "write", &error))
             }
             (None, Some(next_hop)) => {
                 gone("ROUTES", self.programs.maps.routes.remove(&key))?;
@@ -265,7 +280,9 @@ fn wrote(map: &'static str, result: Result<(), aya::maps::MapError>) -> Result<(
 fn gone(map: &'static str, result: Result<(), aya::maps::MapError>) -> Result<(), KernelError> {
     match result {
         Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-        Err(aya::maps::MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(()),
+        Err(aya::maps::MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => {
+            Ok(())
+        }
         other => wrote(map, other),
     }
 }

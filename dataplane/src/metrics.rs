@@ -6,9 +6,9 @@ use crate::sys::abi::Counters;
 use crate::sys::programs::CounterReader;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::MetricType;
 use std::fmt;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -41,7 +41,8 @@ impl Metrics {
     /// Names and counters of the uplink and all ports. What cannot be read is left out.
     fn read(&self) -> Vec<(String, Counters)> {
         let ports = Arc::clone(&self.ports.borrow());
-        let slots = std::iter::once(("uplink".to_owned(), 0)).chain(ports.iter().map(|(id, port)| (id.clone(), port.slot)));
+        let slots =
+            std::iter::once(("uplink".to_owned(), 0)).chain(ports.iter().map(|(id, port)| (id.clone(), port.slot)));
         slots.filter_map(|(id, slot)| Some((id, self.counters.read(slot).ok()?))).collect()
     }
 
@@ -71,11 +72,14 @@ impl Collector for Metrics {
         let all = self.read();
         for (name, help, field) in FIELDS {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for (port, counters) in all.iter().filter(|(_, counters)| name.contains("steered") || *counters != Counters::default()) {
+            for (port, counters) in
+                all.iter().filter(|(_, counters)| name.contains("steered") || *counters != Counters::default())
+            {
                 ConstCounter::new(field(counters)).encode(family.encode_family(&[("port", port.as_str())])?)?;
             }
         }
-        let mut family = encoder.encode_descriptor("dataplane_drops", "Packets that were dropped", None, MetricType::Counter)?;
+        let mut family =
+            encoder.encode_descriptor("dataplane_drops", "Packets that were dropped", None, MetricType::Counter)?;
         for (port, counters) in &all {
             for (reason, count) in DropReason::ALL.iter().zip(counters.drops).filter(|(_, count)| *count > 0) {
                 let labels = [("port", port.as_str()), ("reason", reason.name())];
@@ -83,7 +87,8 @@ impl Collector for Metrics {
             }
         }
         let ports = Arc::clone(&self.ports.borrow());
-        let mut family = encoder.encode_descriptor("dataplane_port_open", "Whether traffic passes", None, MetricType::Gauge)?;
+        let mut family =
+            encoder.encode_descriptor("dataplane_port_open", "Whether traffic passes", None, MetricType::Gauge)?;
         for (id, port) in ports.iter() {
             ConstGauge::new(i64::from(port.is_open())).encode(family.encode_family(&[("port", id.as_str())])?)?;
         }

@@ -132,7 +132,12 @@ async fn clean(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn serve_health(args: &Args, health: &Health, metrics: Metrics, shutdown: &CancellationToken) -> anyhow::Result<()> {
+async fn serve_health(
+    args: &Args,
+    health: &Health,
+    metrics: Metrics,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
     let registry = SharedRegistry::default();
     let mut fresh = Registry::default();
     fresh.register_collector(Box::new(metrics.clone()));

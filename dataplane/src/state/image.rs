@@ -105,7 +105,11 @@ fn split<K: Clone + Ord, V: Clone + PartialEq>(
         going.push(wrap(Difference { key: key.clone(), before: Some(value.clone()), after: None }));
     }
     for (key, value) in after.iter().filter(|(key, value)| before.get(key) != Some(value)) {
-        coming.push(wrap(Difference { key: key.clone(), before: before.get(key).cloned(), after: Some(value.clone()) }));
+        coming.push(wrap(Difference {
+            key: key.clone(),
+            before: before.get(key).cloned(),
+            after: Some(value.clone()),
+        }));
     }
 }
 
@@ -139,7 +143,11 @@ impl Image {
                 governed: port.is_governed(),
             },
         );
-        let flags = [(port.is_open(), abi::PORT_OPEN), (port.is_governed(), abi::PORT_GOVERNED), (port.is_bypass(), abi::PORT_BYPASS)];
+        let flags = [
+            (port.is_open(), abi::PORT_OPEN),
+            (port.is_governed(), abi::PORT_GOVERNED),
+            (port.is_bypass(), abi::PORT_BYPASS),
+        ];
         let flags = flags.iter().filter(|(holds, _)| *holds).map(|(_, flag)| flag).sum();
         let (mac, gateway_mac) = (port.mac.0, port.device.mac.0);
         self.ports.insert(ifindex, abi::Port { slot: port.slot, vni: 0, flags, mac, gateway_mac });

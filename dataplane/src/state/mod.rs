@@ -149,9 +149,14 @@ impl State {
     fn put_port(&mut self, wire: &wire::Port, devices: &Devices) -> Result<(), parse::Refusal> {
         let (mac, addresses) = parse::port(wire)?;
         let device = *devices.get(&wire.representor).ok_or_else(|| {
-            parse::Refusal::missing("put_port.representor", format!("there is no interface {:?} on this DPU", wire.representor))
+            parse::Refusal::missing(
+                "put_port.representor",
+                format!("there is no interface {:?} on this DPU", wire.representor),
+            )
         })?;
-        if let Some(other) = self.ports.values().find(|port| port.wire.id != wire.id && port.device.ifindex == device.ifindex) {
+        if let Some(other) =
+            self.ports.values().find(|port| port.wire.id != wire.id && port.device.ifindex == device.ifindex)
+        {
             let reason = format!("{} is port {:?} already: delete that port first", wire.representor, other.wire.id);
             return Err(parse::Refusal::missing("put_port.representor", reason));
         }
@@ -189,7 +194,8 @@ impl State {
         for port in self.ports.values() {
             for address in &port.addresses {
                 if let Some(other) = owners.insert(address, &port.wire.id) {
-                    let reason = format!("{address} would be on ports {other:?} and {:?}: delete one first", port.wire.id);
+                    let reason =
+                        format!("{address} would be on ports {other:?} and {:?}: delete one first", port.wire.id);
                     return Err(parse::Refusal::missing("put_port.addresses", reason));
                 }
             }
@@ -199,12 +205,14 @@ impl State {
 
     /// Gives places to new backends and takes them from those that no service uses.
     fn place_backends(&mut self) -> Result<(), parse::Refusal> {
-        let used: std::collections::BTreeSet<_> = self.services.values().flat_map(|service| service.backends.iter().copied()).collect();
+        let used: std::collections::BTreeSet<_> =
+            self.services.values().flat_map(|service| service.backends.iter().copied()).collect();
         self.backends.retain(|backend, _| used.contains(backend));
         for backend in used {
             if !self.backends.contains_key(&backend) {
                 let place = free(0..MAX_BACKENDS, self.backends.values().copied());
-                let place = place.ok_or_else(|| parse::Refusal::full("put_service.backends", MAX_BACKENDS, "backends"))?;
+                let place =
+                    place.ok_or_else(|| parse::Refusal::full("put_service.backends", MAX_BACKENDS, "backends"))?;
                 self.backends.insert(backend, place);
             }
         }

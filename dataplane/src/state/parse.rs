@@ -66,7 +66,8 @@ fn underlay_only(field: &'static str, vni: u32) -> Result<(), Refusal> {
 }
 
 fn address(field: &'static str, text: &str) -> Result<IpAddr, Refusal> {
-    let error = || Refusal::invalid(field, format!("{text:?} is not an IP address: expected e.g. 10.244.1.10 or fd00::1"));
+    let error =
+        || Refusal::invalid(field, format!("{text:?} is not an IP address: expected e.g. 10.244.1.10 or fd00::1"));
     let address: IpAddr = text.parse().map_err(|_| error())?;
     let is_embedded = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
     let is_link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
@@ -82,7 +83,8 @@ pub(super) fn port(wire: &wire::Port) -> Result<(MacAddress, Vec<IpAddr>), Refus
     }
     underlay_only("put_port.vni", wire.vni)?;
     wire::Steering::try_from(wire.steering).map_err(|_| Refusal::invalid("put_port.steering", "is unknown here"))?;
-    wire::OnFailure::try_from(wire.on_failure).map_err(|_| Refusal::invalid("put_port.on_failure", "is unknown here"))?;
+    wire::OnFailure::try_from(wire.on_failure)
+        .map_err(|_| Refusal::invalid("put_port.on_failure", "is unknown here"))?;
     let mac: MacAddress = wire.mac.parse().map_err(|error| Refusal::invalid("put_port.mac", error))?;
     if mac.0[0] & 1 == 1 || mac.0 == [0; 6] {
         return Err(Refusal::invalid("put_port.mac", format!("{mac} is not the address of one station")));
@@ -134,7 +136,10 @@ pub(super) fn service(wire: &wire::Service) -> Result<(ServiceId, Vec<SocketAddr
     for backend in &wire.backends {
         let address = address("put_service.backends", &backend.address)?;
         if address.is_ipv4() != id.vip.is_ipv4() {
-            return Err(Refusal::invalid("put_service.backends", format!("{address} is of another family than {}", id.vip)));
+            return Err(Refusal::invalid(
+                "put_service.backends",
+                format!("{address} is of another family than {}", id.vip),
+            ));
         }
         backends.push(SocketAddr::new(address, number("put_service.backends", backend.port)?));
     }

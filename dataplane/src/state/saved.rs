@@ -69,7 +69,8 @@ pub fn representors(bytes: &[u8]) -> Result<Vec<String>, prost::DecodeError> {
 pub fn restore(bytes: &[u8], devices: &Devices) -> Result<State, prost::DecodeError> {
     let saved = Saved::decode(bytes)?;
     let wire = saved.state.unwrap_or_default();
-    let backends = saved.backends.iter().filter_map(|place| Some((place.name.parse::<SocketAddr>().ok()?, place.number)));
+    let backends =
+        saved.backends.iter().filter_map(|place| Some((place.name.parse::<SocketAddr>().ok()?, place.number)));
     let mut state = State { backends: backends.collect(), ..State::default() };
     let kinds = wire.services.into_iter().map(wire::operation::Operation::PutService);
     let kinds = kinds.chain(wire.routes.into_iter().map(wire::operation::Operation::PutRoute));

@@ -50,7 +50,9 @@ async fn answer<D: Door + 'static>(
         Ok(message) => (message.sequence, message.message),
         Err(error) => {
             tracing::warn!(%error, "the proxy sent what is no message");
-            return say(peer, Said::Answer(wire::Answer { sequence: 0, error: error.to_string() })).await.map(|()| false);
+            return say(peer, Said::Answer(wire::Answer { sequence: 0, error: error.to_string() }))
+                .await
+                .map(|()| false);
         }
     };
     let is_hello = matches!(message, Some(Asked::Hello(_)));
@@ -101,10 +103,15 @@ async fn tell<D>(
 ) -> io::Result<Told> {
     let now: Told = ports.borrow_and_update().values().filter(|port| port.is_governed()).map(described).collect();
     let known = |id: &String| told.and_then(|told| told.get(id));
-    let changed: Vec<_> = now.iter().filter(|(id, port)| known(id) != Some(port)).map(|(_, port)| port.clone()).collect();
+    let changed: Vec<_> =
+        now.iter().filter(|(id, port)| known(id) != Some(port)).map(|(_, port)| port.clone()).collect();
     let gone: Vec<_> = told.into_iter().flat_map(Told::keys).filter(|id| !now.contains_key(*id)).cloned().collect();
-    let mut message =
-        wire::Ports { snapshot: told.is_none(), changed: Vec::new(), removed_ids: gone, uplink: steering.uplink.clone() };
+    let mut message = wire::Ports {
+        snapshot: told.is_none(),
+        changed: Vec::new(),
+        removed_ids: gone,
+        uplink: steering.uplink.clone(),
+    };
     let mut chunks = changed.chunks(PORTS_PER_MESSAGE);
     message.changed = chunks.next().unwrap_or_default().to_vec();
     if message.snapshot || !message.changed.is_empty() || !message.removed_ids.is_empty() {

@@ -6,12 +6,12 @@ use super::KernelError;
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use mesh_model::MacAddress;
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::neighbour::NeighbourState;
 use netlink_packet_route::route::{RouteMessage, RouteScope, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
-use netlink_packet_route::AddressFamily;
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 use std::net::IpAddr;
 use tokio::task::JoinHandle;
@@ -83,10 +83,11 @@ impl Network {
     pub async fn address(&self, ifindex: u32) -> Result<Option<IpAddr>, KernelError> {
         let stream = self.handle.address().get().set_link_index_filter(ifindex).execute();
         let messages: Vec<_> = stream.try_collect().await.map_err(|error| refused("list addresses", error))?;
-        let addresses = messages.iter().flat_map(|message| &message.attributes).filter_map(|attribute| match attribute {
-            AddressAttribute::Address(address) => Some(*address),
-            _ => None,
-        });
+        let addresses =
+            messages.iter().flat_map(|message| &message.attributes).filter_map(|attribute| match attribute {
+                AddressAttribute::Address(address) => Some(*address),
+                _ => None,
+            });
         Ok(addresses.min_by_key(|address| address.is_ipv6()))
     }
 
@@ -95,7 +96,9 @@ impl Network {
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut request = self.handle.rule().add();
             *request.message_mut() = rule(selector, table, priority, family);
-            tolerate(request.execute().await, nix::libc::EEXIST, || format!("add the rule {selector:?} to table {table:#x}"))?;
+            tolerate(request.execute().await, nix::libc::EEXIST, || {
+                format!("add the rule {selector:?} to table {table:#x}")
+            })?;
         }
         Ok(())
     }
@@ -116,12 +119,16 @@ impl Network {
             let stream = self.handle.rule().get(version).execute();
             let rules: Vec<RuleMessage> = stream.try_collect().await.map_err(|error| refused("list rules", error))?;
             for rule in rules.into_iter().filter(|rule| table_of(rule).is_some_and(&is_ours)) {
-                tolerate(self.handle.rule().del(rule).execute().await, nix::libc::ENOENT, || "delete a rule".to_owned())?;
+                tolerate(self.handle.rule().del(rule).execute().await, nix::libc::ENOENT, || {
+                    "delete a rule".to_owned()
+                })?;
             }
         }
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             for route in self.routes(family).await?.into_iter().filter(|route| is_ours(route_table(route))) {
-                tolerate(self.handle.route().del(route).execute().await, nix::libc::ESRCH, || "delete a route".to_owned())?;
+                tolerate(self.handle.route().del(route).execute().await, nix::libc::ESRCH, || {
+                    "delete a route".to_owned()
+                })?;
             }
         }
         Ok(())

@@ -17,8 +17,19 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/da
 /// Folder of the pins below `--bpf-dir`; changes when a map's layout does.
 const LAYOUT: &str = "1";
 const MAPS: [&str; 13] = [
-    "PORTS", "ENDPOINTS", "ROUTES", "SERVICES", "MAGLEV", "BACKENDS", "FLOWS", "ORIGINS", "FRAGMENTS", "BYPASSED",
-    "UPLINK", "COUNTERS", "LISTENERS",
+    "PORTS",
+    "ENDPOINTS",
+    "ROUTES",
+    "SERVICES",
+    "MAGLEV",
+    "BACKENDS",
+    "FLOWS",
+    "ORIGINS",
+    "FRAGMENTS",
+    "BYPASSED",
+    "UPLINK",
+    "COUNTERS",
+    "LISTENERS",
 ];
 
 /// Where a classifier runs.
@@ -116,8 +127,12 @@ fn add(sum: abi::Counters, one: &abi::Counters) -> abi::Counters {
     }
 }
 
-fn typed<T: TryFrom<Map, Error = aya::maps::MapError>>(object: &mut Ebpf, name: &'static str) -> Result<T, KernelError> {
-    let map = object.take_map(name).ok_or(KernelError::Object { what: name, reason: "not in the object".to_owned() })?;
+fn typed<T: TryFrom<Map, Error = aya::maps::MapError>>(
+    object: &mut Ebpf,
+    name: &'static str,
+) -> Result<T, KernelError> {
+    let map =
+        object.take_map(name).ok_or(KernelError::Object { what: name, reason: "not in the object".to_owned() })?;
     T::try_from(map).map_err(|error| KernelError::map(name, "open", &error))
 }
 
@@ -173,7 +188,8 @@ impl Programs {
     /// A classifier by hook, e.g. to run it on a packet of a test.
     pub fn classifier(&mut self, hook: Hook) -> Result<&mut SchedClassifier, KernelError> {
         let program = self.object.program_mut(hook.program());
-        let program = program.ok_or(KernelError::Object { what: hook.program(), reason: "not in the object".to_owned() })?;
+        let program =
+            program.ok_or(KernelError::Object { what: hook.program(), reason: "not in the object".to_owned() })?;
         program.try_into().map_err(|error| KernelError::object(hook.program(), &error))
     }
 
@@ -190,7 +206,8 @@ impl Programs {
         remove(&pin)?;
         let options = TcAttachOptions::TcxOrder(LinkOrder::first());
         let id = program.attach_with_options(interface, hook.direction(), options).map_err(|error| refused(&error))?;
-        let link: FdLink = program.take_link(id).map_err(|error| refused(&error))?.try_into().map_err(|error| refused(&error))?;
+        let link: FdLink =
+            program.take_link(id).map_err(|error| refused(&error))?.try_into().map_err(|error| refused(&error))?;
         link.pin(&pin).map(drop).map_err(|error| refused(&error))
     }
 

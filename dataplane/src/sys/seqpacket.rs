@@ -1,8 +1,8 @@
 //! Unix SOCK_SEQPACKET sockets: one datagram is one message, and a descriptor may ride on it.
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
-    accept_with, bind, listen, recvmsg, send, socket_with,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags,
+    SocketType, accept_with, bind, listen, recvmsg, send, socket_with,
 };
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -44,9 +44,8 @@ impl Listener {
     pub async fn accept(&self) -> io::Result<Peer> {
         loop {
             let mut ready = self.socket.readable().await?;
-            let accepted = ready.try_io(|socket| {
-                Ok(accept_with(socket.get_ref(), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?)
-            });
+            let accepted =
+                ready.try_io(|socket| Ok(accept_with(socket.get_ref(), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?));
             if let Ok(accepted) = accepted {
                 return Ok(Peer { socket: registered(accepted?)? });
             }

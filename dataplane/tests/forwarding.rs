@@ -1,0 +1,324 @@
+//! The real program in network namespaces: who gets what a pod sends, and what a pod gets.
+
+mod lab;
+
+use lab::proxy::{Proxy, accept, call};
+use lab::*;
+use mesh_api::dataplane as wire;
+use mesh_api::dataplane::operation::Operation as Kind;
+use nix::sys::signal::Signal;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, UdpSocket};
+
+fn ports(lab: &Lab, ports: impl IntoIterator<Item = wire::Port>) {
+    lab.apply(ports.into_iter().map(Kind::PutPort).collect()).expect("ports");
+}
+
+#[test]
+fn tcp_of_a_pod_lands_in_the_proxy_with_its_destination_whatever_that_is() {
+    let lab = Lab::new("out", 1);
+    ports(&lab, [port(1)]);
+    let mut proxy = Proxy::connect(&lab);
+    assert_eq!(proxy.told[0].changed[0].representor, "rep1");
+    let listener = proxy.govern(&lab, 1);
+    assert_eq!(lab.statuses()["vf1"].state(), wire::PortState::Open);
+    // Somewhere, the remote pod, the DPU itself, the gateway.
+    for to in ["203.0.113.9:8080", "10.2.0.5:80", "192.0.2.1:22", "169.254.1.1:15001"] {
+        let pod = lab.spawn("pod1", move || {
+            let mut stream = connect(to, PATIENCE).expect("connect");
+            stream.write_all(b"hello").expect("write");
+            let mut answer = [0; 5];
+            stream.read_exact(&mut answer).expect("answer");
+            answer
+        });
+        let (mut stream, peer) = accept(&listener).expect("steered");
+        assert_eq!(stream.local_addr().expect("address").to_string(), to);
+        assert_eq!(peer.ip().to_string(), "10.1.0.1");
+        let mut hello = [0; 5];
+        stream.read_exact(&mut hello).expect("hello");
+        stream.write_all(&hello).expect("echo");
+        assert_eq!(&pod.join().expect("pod"), b"hello");
+    }
+    assert_eq!(lab.counters("vf1").steered_connections, 4);
+    assert!(lab.counters("vf1").rx_packets >= 16 && lab.counters("vf1").tx_packets >= 12);
+}
+
+#[test]
+fn nothing_passes_until_the_proxy_listens_and_is_ready() {
+    let lab = Lab::new("closed", 2);
+    ports(&lab, [port(1), ungoverned(2)]);
+    let status = &lab.statuses()["vf1"];
+    assert_eq!(status.state(), wire::PortState::Closed);
+    assert!(status.reason.contains("proxy"), "{}", status.reason);
+    let refused = |lab: &Lab| lab.within("pod1", || connect("10.2.0.5:80", BRIEF).expect_err("closed").kind());
+    assert_eq!(refused(&lab), ErrorKind::TimedOut);
+    assert_eq!(lab.within("pod1", || udp_ask("10.1.0.2:9", BRIEF)), None);
+    assert!(lab.drops("vf1", "port_closed") >= 2);
+    let mut proxy = Proxy::connect(&lab);
+    proxy.ready(1);
+    assert_eq!(refused(&lab), ErrorKind::TimedOut);
+    assert!(lab.drops("vf1", "no_listener") >= 1);
+    let other = mesh_api::steering::PortReady { port_id: "vf1".to_owned(), workload_uid: "uid-9".to_owned() };
+    let error = proxy.ask(mesh_api::steering::from_proxy::Message::PortReady(other), None).expect_err("other workload");
+    assert!(error.contains("uid-1"), "{error}");
+}
+
+#[test]
+fn a_pod_that_sends_as_another_is_dropped_and_counted() {
+    let lab = Lab::new("spoof", 2);
+    ports(&lab, [ungoverned(1), ungoverned(2)]);
+    let pod = lab.netns("pod1");
+    // An ARP request in another's name gets no answer, so learn the gateway first.
+    assert_eq!(lab.within("pod1", || udp_ask("10.2.0.5:9", BRIEF)), None);
+    shell(&format!("ip -n {pod} addr add 10.1.0.77/32 dev eth0; ip -n {pod} addr add 10.1.0.2/32 dev eth0"));
+    for source in ["10.1.0.77:1000", "10.1.0.2:1000"] {
+        lab.within("pod1", move || {
+            let socket = UdpSocket::bind(source).expect("bind");
+            socket.send_to(b"x", "10.2.0.5:9").expect("send");
+        });
+    }
+    assert_eq!(lab.drops("vf1", "spoofed_ip"), 2);
+    let before = lab.drops("vf1", "spoofed_mac");
+    shell(&format!("ip -n {pod} addr del 10.1.0.77/32 dev eth0; ip -n {pod} addr del 10.1.0.2/32 dev eth0"));
+    shell(&format!("ip -n {pod} link set eth0 address 02:00:00:00:00:99"));
+    assert_eq!(lab.within("pod1", || udp_ask("10.2.0.5:9", BRIEF)), None);
+    assert!(lab.drops("vf1", "spoofed_mac") > before);
+}
+
+#[test]
+fn what_is_not_tcp_goes_from_pod_to_pod_here_and_over_the_uplink() {
+    let lab = Lab::new("plain", 2);
+    ports(&lab, [port(1), port(2)]);
+    let mut proxy = Proxy::connect(&lab);
+    proxy.ready(1);
+    proxy.ready(2);
+    let here = lab.spawn("pod2", udp_echo("10.1.0.2:53", "pod2"));
+    let here6 = lab.spawn("pod2", udp_echo("[fd01::2]:53", "pod2 over IPv6"));
+    let there = lab.spawn("fab", udp_echo("10.2.0.5:53", "remote"));
+    let ask = |to: &'static str| move || udp_ask(to, PATIENCE);
+    eventually("pod2 answers", || lab.within("pod1", || udp_ask("10.1.0.2:53", BRIEF)).as_deref() == Some("pod2"));
+    assert_eq!(lab.within("pod1", ask("[fd01::2]:53")).as_deref(), Some("pod2 over IPv6"));
+    assert_eq!(lab.within("pod1", ask("10.2.0.5:53")).as_deref(), Some("remote"));
+    assert_eq!(lab.within("fab", ask("10.1.0.2:53")).as_deref(), Some("pod2"));
+    for (place, to) in [("pod1", "10.1.0.2"), ("pod1", "10.2.0.5"), ("fab", "10.1.0.1"), ("pod1", "fd01::2")] {
+        assert!(lab.within(place, move || ping(to, 56)), "{place} to {to}");
+    }
+    // Larger than any frame: fragments find their way.
+    assert!(lab.within("pod1", || ping("10.1.0.2", 4000)));
+    drop((here, here6, there));
+}
+
+#[test]
+fn a_udp_service_is_balanced_and_answers_as_itself() {
+    let lab = Lab::new("vip", 2);
+    let backend = |address: &str| wire::Backend { address: address.to_owned(), port: 5353 };
+    let key = wire::ServiceKey { vip: "10.96.0.10".to_owned(), port: 53, protocol: 17, vni: 0 };
+    let service = |backends| Kind::PutService(wire::Service { key: Some(key.clone()), backends });
+    ports(&lab, [ungoverned(1), ungoverned(2)]);
+    lab.apply(vec![service(vec![backend("10.1.0.2"), backend("10.2.0.5")])]).expect("service");
+    let _here = lab.spawn("pod2", udp_echo("10.1.0.2:5353", "here"));
+    let _there = lab.spawn("fab", udp_echo("10.2.0.5:5353", "there"));
+    let mut answers = std::collections::BTreeSet::new();
+    eventually("both backends answer", || {
+        answers.extend(lab.within("pod1", || udp_ask("10.96.0.10:53", BRIEF)));
+        answers.len() == 2
+    });
+    assert_eq!(lab.within("pod1", || udp_ask("10.96.0.10:54", BRIEF)), None);
+    assert_eq!(lab.drops("vf1", "no_backend"), 1);
+    // A flow keeps its backend until that goes; then it gets another.
+    lab.apply(vec![service(vec![backend("10.1.0.2")])]).expect("fewer");
+    let only = lab.within("pod1", || (0..8).map(|_| udp_ask("10.96.0.10:53", PATIENCE)).collect::<Vec<_>>());
+    assert!(only.iter().all(|answer| answer.as_deref() == Some("here")), "{only:?}");
+    lab.apply(vec![Kind::DeleteService(key)]).expect("delete");
+    assert_eq!(lab.within("pod1", || udp_ask("10.96.0.10:53", BRIEF)), None);
+    assert_eq!(lab.drops("vf1", "no_route"), 1);
+}
+
+#[test]
+fn tcp_from_the_fabric_lands_in_the_inbound_listener_and_other_traffic_of_the_dpu_does_not() {
+    let lab = Lab::new("in", 1);
+    ports(&lab, [port(1)]);
+    let mut proxy = Proxy::connect(&lab);
+    let _outbound = proxy.govern(&lab, 1);
+    let refused = lab.within("fab", || connect("10.1.0.1:9080", BRIEF).expect_err("nobody listens").kind());
+    assert_eq!(refused, ErrorKind::TimedOut);
+    assert!(lab.drops("vf1", "no_listener") >= 1);
+    let inbound = proxy.govern_inbound(&lab);
+    let caller = lab.spawn("fab", || {
+        let mut stream = connect("10.1.0.1:9080", PATIENCE).expect("connect");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answer");
+        answer
+    });
+    let (mut stream, peer) = accept(&inbound).expect("steered");
+    assert_eq!(stream.local_addr().expect("address").to_string(), "10.1.0.1:9080");
+    assert_eq!(peer.ip().to_string(), REMOTE);
+    stream.write_all(b"governed").expect("write");
+    drop(stream);
+    assert_eq!(caller.join().expect("caller"), "governed");
+    // The DPU's own services are reached as ever.
+    let own = lab.within("dpu", || TcpListener::bind("192.0.2.1:2222").expect("bind"));
+    let caller = lab.spawn("fab", || connect("192.0.2.1:2222", PATIENCE).is_ok());
+    assert!(accept(&own).is_some() && caller.join().expect("caller"));
+}
+
+#[test]
+fn the_proxy_reaches_the_fabric_and_a_local_pod_from_addresses_that_are_not_its_own() {
+    let lab = Lab::new("call", 2);
+    ports(&lab, [port(1), port(2)]);
+    let mut proxy = Proxy::connect(&lab);
+    let _listeners = [proxy.govern(&lab, 1), proxy.govern(&lab, 2)];
+    let remote = lab.within("fab", || TcpListener::bind("10.2.0.5:7000").expect("bind"));
+    let local = lab.within("pod2", || TcpListener::bind("10.1.0.2:9080").expect("bind"));
+    for (device, source, to, server) in
+        [("up0", "10.1.0.1:0", "10.2.0.5:7000", &remote), ("rep2", "10.9.9.9:0", "10.1.0.2:9080", &local)]
+    {
+        let caller = lab.spawn("dpu", move || {
+            let mut stream = call(device, source, to).expect("connect");
+            stream.write_all(b"hello").expect("write");
+            stream
+        });
+        let (mut stream, peer) = accept(server).expect("arrives");
+        assert_eq!(peer.ip().to_string(), source.split(':').next().expect("address"));
+        let mut hello = [0; 5];
+        stream.read_exact(&mut hello).expect("data");
+        drop(caller.join().expect("caller"));
+    }
+    // Anybody else on the DPU does not get to a governed pod.
+    let kind = lab.within("dpu", || connect("10.1.0.2:9080", BRIEF).expect_err("ungoverned").kind());
+    assert!(
+        matches!(kind, ErrorKind::TimedOut | ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable),
+        "{kind:?}"
+    );
+}
+
+#[test]
+fn when_the_proxy_dies_its_connections_are_reset_and_new_ones_wait_for_the_next_proxy() {
+    let lab = Lab::new("death", 1);
+    ports(&lab, [port(1)]);
+    let mut proxy = Proxy::connect(&lab);
+    let listener = proxy.govern(&lab, 1);
+    let pod = lab.spawn("pod1", || connect("10.2.0.5:80", PATIENCE).expect("connect"));
+    let (stream, _) = accept(&listener).expect("steered");
+    let mut pod = pod.join().expect("pod");
+    drop((listener, stream, proxy));
+    pod.write_all(b"x").ok();
+    let mut byte = [0];
+    assert!(matches!(pod.read(&mut byte), Ok(0) | Err(_)));
+    assert!(pod.write_all(b"x").and_then(|()| pod.read(&mut byte)).is_err(), "no reset");
+    let before = lab.drops("vf1", "no_listener");
+    let waiting = lab.spawn("pod1", || connect("10.2.0.5:80", PATIENCE).is_ok());
+    eventually("the SYN is dropped, not refused", || lab.drops("vf1", "no_listener") > before);
+    assert_eq!(lab.statuses()["vf1"].state(), wire::PortState::Open);
+    let mut proxy = Proxy::connect(&lab);
+    let listener = proxy.govern(&lab, 1);
+    assert!(accept(&listener).is_some(), "the SYN that is sent again is steered");
+    assert!(waiting.join().expect("pod"));
+}
+
+#[test]
+fn a_bypass_port_goes_on_without_a_proxy_and_is_governed_again_with_one() {
+    let lab = Lab::new("bypass", 2);
+    ports(&lab, [bypass(1), bypass(2)]);
+    let remote = lab.within("fab", || TcpListener::bind("10.2.0.5:7000").expect("bind"));
+    let local = lab.within("pod2", || TcpListener::bind("10.1.0.2:7000").expect("bind"));
+    for (server, to) in [(&remote, "10.2.0.5:7000"), (&local, "10.1.0.2:7000")] {
+        let pod = lab.spawn("pod1", move || connect(to, PATIENCE).expect("bypassed"));
+        let (mut stream, peer) = accept(server).expect("arrives");
+        assert_eq!(peer.ip().to_string(), "10.1.0.1");
+        let mut pod = pod.join().expect("pod");
+        let mut proxy = Proxy::connect(&lab);
+        let listener = proxy.govern(&lab, 1);
+        // A connection stays where it began.
+        stream.write_all(b"still here").expect("write");
+        let mut bytes = [0; 10];
+        pod.read_exact(&mut bytes).expect("read");
+        let governed = lab.spawn("pod1", move || connect(to, PATIENCE).is_ok());
+        assert!(accept(&listener).is_some() && governed.join().expect("pod"));
+    }
+}
+
+#[test]
+fn a_pod_outside_the_mesh_talks_plainly_and_meets_the_proxy_of_a_governed_one() {
+    let lab = Lab::new("none", 2);
+    ports(&lab, [ungoverned(1), port(2)]);
+    assert_eq!(lab.statuses()["vf1"].state(), wire::PortState::Open);
+    let remote = lab.within("fab", || TcpListener::bind("10.2.0.5:7000").expect("bind"));
+    let own = lab.within("pod1", || TcpListener::bind("10.1.0.1:7000").expect("bind"));
+    let pod = lab.spawn("pod1", || connect("10.2.0.5:7000", PATIENCE).is_ok());
+    assert!(accept(&remote).is_some() && pod.join().expect("pod"));
+    let caller = lab.spawn("fab", || connect("10.1.0.1:7000", PATIENCE).is_ok());
+    assert!(accept(&own).is_some() && caller.join().expect("caller"));
+    let mut proxy = Proxy::connect(&lab);
+    let (_outbound, inbound) = (proxy.govern(&lab, 2), proxy.govern_inbound(&lab));
+    let pod = lab.spawn("pod1", || connect("10.1.0.2:9080", PATIENCE).expect("connect"));
+    let (mut stream, peer) = accept(&inbound).expect("governed");
+    assert_eq!((peer.ip().to_string().as_str(), stream.local_addr().expect("address").port()), ("10.1.0.1", 9080));
+    stream.write_all(b"x").expect("write");
+    pod.join().expect("pod").read_exact(&mut [0]).expect("read");
+    // And the proxy reaches it as a governed pod would, by the uplink.
+    let caller = lab.spawn("dpu", || call("up0", "10.1.0.2:0", "10.1.0.1:7000").is_ok());
+    assert!(accept(&own).is_some() && caller.join().expect("caller"));
+}
+
+#[test]
+fn a_restart_keeps_connections_ports_and_counters() {
+    let mut lab = Lab::new("restart", 1);
+    ports(&lab, [port(1)]);
+    let mut proxy = Proxy::connect(&lab);
+    let listener = proxy.govern(&lab, 1);
+    let pod = lab.spawn("pod1", || connect("10.2.0.5:80", PATIENCE).expect("connect"));
+    let (mut stream, _) = accept(&listener).expect("steered");
+    let mut pod = pod.join().expect("pod");
+    let (state, counters) = (lab.state().expect("state"), lab.counters("vf1"));
+    lab.stop(Signal::SIGKILL);
+    // It works on without the program, also for new connections.
+    let other = lab.spawn("pod1", || connect("10.2.0.5:81", PATIENCE).is_ok());
+    assert!(accept(&listener).is_some() && other.join().expect("pod"));
+    lab.start();
+    assert_eq!(lab.state().expect("state"), state);
+    assert_eq!(lab.statuses()["vf1"].state(), wire::PortState::Open);
+    assert!(lab.counters("vf1").rx_packets > counters.rx_packets);
+    stream.write_all(b"alive").expect("write");
+    pod.read_exact(&mut [0; 5]).expect("read");
+    let other = lab.spawn("pod1", || connect("10.2.0.5:82", PATIENCE).is_ok());
+    assert!(accept(&listener).is_some() && other.join().expect("pod"));
+}
+
+#[test]
+fn a_deleted_port_and_a_cleanup_leave_nothing_behind() {
+    let mut lab = Lab::new("clean", 1);
+    let dpu = lab.netns("dpu");
+    let look = |what: &str| {
+        let output =
+            std::process::Command::new("sh").args(["-c", &format!("ip -n {dpu} {what}")]).output().expect("ip");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let before = (look("rule"), look("-6 rule"), look("route show table all"), look("neigh show nud permanent"));
+    ports(&lab, [port(1)]);
+    assert_ne!(look("rule"), before.0);
+    lab.apply(vec![Kind::DeletePortId("vf1".to_owned())]).expect("delete");
+    let after = (look("rule"), look("-6 rule"), look("route show table all"), look("neigh show nud permanent"));
+    assert_eq!(after, before);
+    ports(&lab, [port(1)]);
+    lab.stop(Signal::SIGTERM);
+    lab.clean();
+    assert!(!look("rule").contains("rep1") && !look("rule").contains("up0") && !look("-6 rule").contains("up0"));
+    assert!(!look("route show table all").contains("10.1.0.1"), "{}", look("route show table all"));
+    assert!(!lab.bpf_dir().exists());
+}
+
+#[test]
+fn a_bad_apply_changes_nothing_and_names_the_operation() {
+    let lab = Lab::new("bad", 1);
+    let before = lab.state();
+    let overlay = wire::Port { vni: 7, ..port(1) };
+    let error = lab.apply(vec![Kind::PutPort(port(1)), Kind::PutPort(overlay)]).expect_err("overlay");
+    assert_eq!(error.code(), tonic::Code::Unimplemented);
+    assert!(error.message().contains("operation 1: put_port.vni: not supported yet: vni"), "{}", error.message());
+    let nowhere = wire::Port { representor: "rep9".to_owned(), ..port(2) };
+    let error = lab.apply(vec![Kind::PutPort(port(1)), Kind::PutPort(nowhere)]).expect_err("no interface");
+    assert!(error.message().contains("rep9"), "{}", error.message());
+    assert_eq!(lab.state(), before);
+    assert!(lab.statuses().is_empty());
+}

@@ -1,0 +1,148 @@
+//! A proxy that is only its sockets: transparent listeners, registered over the steering socket.
+
+use super::{Lab, PATIENCE};
+use mesh_api::steering as wire;
+use mesh_api::steering::from_dataplane::Message as Said;
+use mesh_api::steering::from_proxy::Message as Asked;
+use prost::Message;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
+    SocketType, connect, recv, sendmsg, socket_with,
+};
+use socket2::{Domain, SockAddr, Socket, Type};
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+pub struct Proxy {
+    socket: OwnedFd,
+    sequence: u64,
+    /// What the dataplane has told so far, in order.
+    pub told: Vec<wire::Ports>,
+}
+
+impl Proxy {
+    /// Connects and reads the snapshot.
+    pub fn connect(lab: &Lab) -> Self {
+        let socket =
+            socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("socket");
+        connect(&socket, &SocketAddrUnix::new(lab.steering_socket()).expect("path")).expect("connect");
+        rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Recv, Some(PATIENCE))
+            .expect("timeout");
+        let mut proxy = Self { socket, sequence: 0, told: Vec::new() };
+        proxy.ask(Asked::Hello(wire::Hello { version: "test".to_owned() }), None).expect("hello");
+        while proxy.told.is_empty() {
+            let _ = proxy.receive();
+        }
+        proxy
+    }
+
+    /// Sends a message and waits for its answer.
+    pub fn ask(&mut self, message: Asked, descriptor: Option<&TcpListener>) -> Result<(), String> {
+        self.sequence += 1;
+        let bytes = wire::FromProxy { sequence: self.sequence, message: Some(message) }.encode_to_vec();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let descriptors: Vec<_> = descriptor.iter().map(|listener| listener.as_fd()).collect();
+        if !descriptors.is_empty() {
+            assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        }
+        sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::empty()).expect("send");
+        loop {
+            if let Some(answer) = self.receive().filter(|answer| answer.sequence == self.sequence) {
+                return if answer.error.is_empty() { Ok(()) } else { Err(answer.error) };
+            }
+        }
+    }
+
+    fn receive(&mut self) -> Option<wire::Answer> {
+        let mut bytes = vec![0; 65536];
+        let (length, _) = recv(&self.socket, &mut bytes, RecvFlags::empty()).expect("receive");
+        match wire::FromDataplane::decode(&bytes[..length]).expect("message").message.expect("kind") {
+            Said::Answer(answer) => Some(answer),
+            Said::Ports(ports) => {
+                self.told.push(ports);
+                None
+            }
+        }
+    }
+
+    /// Listens on the representor of pod `number`, registers, and opens the port.
+    pub fn govern(&mut self, lab: &Lab, number: u8) -> TcpListener {
+        let listener = self.listen(lab, &format!("rep{number}"), wire::Direction::Outbound, &format!("vf{number}"), 4);
+        self.ready(number);
+        listener
+    }
+
+    pub fn ready(&mut self, number: u8) {
+        let ready = wire::PortReady { port_id: format!("vf{number}"), workload_uid: format!("uid-{number}") };
+        self.ask(Asked::PortReady(ready), None).expect("ready");
+    }
+
+    /// The inbound listener on the uplink.
+    pub fn govern_inbound(&mut self, lab: &Lab) -> TcpListener {
+        self.listen(lab, "up0", wire::Direction::Inbound, "", 4)
+    }
+
+    pub fn listen(
+        &mut self,
+        lab: &Lab,
+        device: &str,
+        direction: wire::Direction,
+        id: &str,
+        ip_version: u32,
+    ) -> TcpListener {
+        let name = device.to_owned();
+        let port = if direction == wire::Direction::Outbound { 15001 } else { 15006 };
+        let listener = lab.within("dpu", move || listener(&name, ip_version, port));
+        let request = wire::RegisterListener { direction: direction.into(), port_id: id.to_owned(), ip_version };
+        self.ask(Asked::RegisterListener(request), Some(&listener)).expect("register");
+        listener
+    }
+}
+
+fn listener(device: &str, ip_version: u32, port: u16) -> TcpListener {
+    let address: SocketAddr = if ip_version == 4 { ([0, 0, 0, 0], port).into() } else { ([0u16; 8], port).into() };
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("socket");
+    socket.set_reuse_address(true).expect("reuse");
+    socket.set_reuse_port(true).expect("reuse");
+    socket.bind_device(Some(device.as_bytes())).expect("bind to device");
+    if ip_version == 4 {
+        socket.set_ip_transparent_v4(true).expect("transparent");
+    } else {
+        socket.set_only_v6(true).expect("v6 only");
+        socket.set_ip_transparent_v6(true).expect("transparent");
+    }
+    socket.bind(&SockAddr::from(address)).expect("bind");
+    socket.listen(128).expect("listen");
+    socket.into()
+}
+
+/// Accepts within the time that these tests have.
+pub fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+    listener.set_nonblocking(true).expect("nonblocking");
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        if let Ok((stream, peer)) = listener.accept() {
+            stream.set_nonblocking(false).expect("blocking");
+            stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+            return Some((stream, peer));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    None
+}
+
+/// What the proxy does to reach somebody: a connection from an address that is not the DPU's.
+pub fn call(device: &str, source: &str, to: &str) -> std::io::Result<TcpStream> {
+    let (source, to): (SocketAddr, SocketAddr) = (source.parse().expect("source"), to.parse().expect("destination"));
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    socket.bind_device(Some(device.as_bytes()))?;
+    socket.set_ip_transparent_v4(true)?;
+    socket.bind(&SockAddr::from(source))?;
+    socket.connect_timeout(&SockAddr::from(to), PATIENCE)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket.into())
+}
