@@ -24,6 +24,9 @@ macro_rules! response_flags {
 }
 
 response_flags! {
+    /// Upstream retry limit exceeded. Envoy prints flags in the order in which they were set, and this
+    /// one is set before the failure of the last attempt.
+    UPSTREAM_RETRY_LIMIT_EXCEEDED = 15, "URX";
     /// Local service failed its health check.
     FAILED_LOCAL_HEALTH_CHECK = 0, "LH";
     /// No healthy upstream host.
@@ -52,8 +55,6 @@ response_flags! {
     UNAUTHORIZED_EXTERNAL = 12, "UAEX";
     /// Downstream connection termination.
     DOWNSTREAM_CONNECTION_TERMINATION = 14, "DC";
-    /// Upstream retry limit exceeded.
-    UPSTREAM_RETRY_LIMIT_EXCEEDED = 15, "URX";
     /// Stream idle timeout.
     STREAM_IDLE_TIMEOUT = 16, "SI";
     /// Invalid envoy request headers.
@@ -217,6 +218,6 @@ mod tests {
         assert_eq!(flags.to_string(), "-");
         flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
         flags.insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
-        assert_eq!(flags.to_string(), "UF,URX");
+        assert_eq!(flags.to_string(), "URX,UF");
     }
 }

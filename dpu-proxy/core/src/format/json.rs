@@ -1,7 +1,7 @@
 //! JSON access logs: a value that is one command keeps its type, as Envoy's formatter has it.
 
 use super::FormatContext;
-use super::text::{Missing, command_text, render as render_text};
+use super::text::{Heads, Missing, command_text, render as render_text};
 use crate::model::{Command, FormatPart, FormatTemplate, JsonValue};
 use std::io::Write;
 
@@ -52,7 +52,7 @@ fn template(template: &FormatTemplate, context: &dyn FormatContext, output: &mut
         render_text(template, context, Missing::Dash, &mut text);
         return string(&String::from_utf8_lossy(&text), output);
     };
-    match command_text(command, *max_length, context, &mut text) {
+    match command_text(command, *max_length, &Heads::of(context), context, &mut text) {
         false => output.extend_from_slice(b"null"),
         true if is_number(command) => output.extend_from_slice(&text),
         true => string(&String::from_utf8_lossy(&text), output),

@@ -1,7 +1,7 @@
 //! A template and its facts → text.
 
 use super::{FormatContext, time};
-use crate::head::{HeaderBlock, RequestHead};
+use crate::head::{HeaderBlock, RequestHead, ResponseHead};
 use crate::matching::header::HeaderSource;
 use crate::model::{Command, FormatPart, FormatTemplate};
 use crate::policy::grpc;
@@ -18,13 +18,39 @@ pub enum Missing {
     Empty,
 }
 
+/// The heads that a template reads. They take the place of the context's where a head is being edited.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Heads<'a> {
+    pub request: Option<&'a RequestHead>,
+    pub response: Option<&'a ResponseHead>,
+    pub trailers: Option<&'a HeaderBlock>,
+}
+
+impl<'a> Heads<'a> {
+    /// Those of the context.
+    pub fn of(context: &'a dyn FormatContext) -> Self {
+        Self { request: context.request(), response: context.response(), trailers: context.response_trailers() }
+    }
+}
+
 /// Appends the text of a template.
 pub fn render(template: &FormatTemplate, context: &dyn FormatContext, missing: Missing, output: &mut Vec<u8>) {
+    render_with(template, &Heads::of(context), context, missing, output);
+}
+
+/// Appends the text of a template that reads these heads.
+pub fn render_with(
+    template: &FormatTemplate,
+    heads: &Heads<'_>,
+    context: &dyn FormatContext,
+    missing: Missing,
+    output: &mut Vec<u8>,
+) {
     for part in &template.parts {
         match part {
             FormatPart::Literal(text) => output.extend_from_slice(text.as_bytes()),
             FormatPart::Command { command, max_length } => {
-                if !command_text(command, *max_length, context, output) && missing == Missing::Dash {
+                if !command_text(command, *max_length, heads, context, output) && missing == Missing::Dash {
                     output.push(b'-');
                 }
             }
@@ -36,33 +62,34 @@ pub fn render(template: &FormatTemplate, context: &dyn FormatContext, missing: M
 pub fn command_text(
     command: &Command,
     max_length: Option<usize>,
+    heads: &Heads<'_>,
     context: &dyn FormatContext,
     output: &mut Vec<u8>,
 ) -> bool {
     let start = output.len();
-    let known = write(command, context, output).is_some();
+    let known = write(command, heads, context, output).is_some();
     if let Some(limit) = max_length {
         output.truncate(start.saturating_add(limit));
     }
     known
 }
 
-fn write(command: &Command, context: &dyn FormatContext, output: &mut Vec<u8>) -> Option<()> {
+fn write(command: &Command, heads: &Heads<'_>, context: &dyn FormatContext, output: &mut Vec<u8>) -> Option<()> {
     match command {
         Command::StartTime(format) => time::format(format, context.start_time(), output),
         Command::Request(name, other) => {
-            let head = context.request()?;
+            let head = heads.request?;
             output.extend_from_slice(request(head, name).or_else(|| request(head, other.as_deref()?))?);
         }
         Command::Response(name, other) => {
-            let head = context.response()?;
+            let head = heads.response?;
             match name.as_str() {
                 ":status" => number(u64::from(head.status), output),
                 _ => output.extend_from_slice(header(&head.headers, name, other.as_deref())?),
             }
         }
         Command::Trailer(name, other) => {
-            output.extend_from_slice(header(context.response_trailers()?, name, other.as_deref())?);
+            output.extend_from_slice(header(heads.trailers?, name, other.as_deref())?);
         }
         Command::ResponseFlags => flags(context, output)?,
         Command::ResponseCode => number(u64::from(context.response_code().unwrap_or(0)), output),

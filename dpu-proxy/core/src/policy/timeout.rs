@@ -1,0 +1,206 @@
+//! Timeouts of a request: the route's, the caller's (`x-envoy-*`), gRPC's.
+
+use crate::head::RequestHead;
+use crate::matching::route::is_grpc;
+use crate::model::{RetryPolicy, RouteAction, RouterOptions};
+use std::time::Duration;
+
+const UPSTREAM: &[u8] = b"x-envoy-upstream-rq-timeout-ms";
+const PER_TRY: &[u8] = b"x-envoy-upstream-rq-per-try-timeout-ms";
+const EXPECTED: &[u8] = b"x-envoy-expected-rq-timeout-ms";
+const GRPC: &[u8] = b"grpc-timeout";
+
+/// None: without limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// All attempts together, from the end of the request.
+    pub global: Option<Duration>,
+    pub per_try: Option<Duration>,
+    pub per_try_idle: Option<Duration>,
+}
+
+/// The timeouts of a request. Takes the headers that ask for them off it, and writes the time that the
+/// upstream may expect to have.
+pub fn resolve(
+    action: &RouteAction,
+    retry: Option<&RetryPolicy>,
+    router: &RouterOptions,
+    head: &mut RequestHead,
+) -> Timeouts {
+    let grpc_max = action.grpc_timeout_header_max.filter(|_| is_grpc(head));
+    let mut timeouts = Timeouts {
+        global: match grpc_max {
+            Some(max) => grpc_timeout(max, action.grpc_timeout_header_offset, head),
+            None => action.timeout,
+        },
+        per_try: retry.and_then(|retry| retry.per_try_timeout),
+        per_try_idle: retry.and_then(|retry| retry.per_try_idle_timeout),
+    };
+    let expected = if router.respect_expected_rq_timeout { milliseconds(head, EXPECTED) } else { None };
+    if let Some(asked) = expected.or_else(|| taken(head, UPSTREAM)) {
+        timeouts.global = nonzero(asked);
+    }
+    if let Some(asked) = taken(head, PER_TRY) {
+        timeouts.per_try = nonzero(asked);
+    }
+    if timeouts.global.is_some_and(|global| timeouts.per_try.is_some_and(|per_try| per_try >= global)) {
+        timeouts.per_try = None;
+    }
+    write_expected(&timeouts, Duration::ZERO, router, grpc_max.is_some(), head);
+    timeouts
+}
+
+/// Writes what is left of the time `elapsed` after the start, before each attempt.
+pub fn write_expected(
+    timeouts: &Timeouts,
+    elapsed: Duration,
+    router: &RouterOptions,
+    is_grpc_limited: bool,
+    head: &mut RequestHead,
+) {
+    let Some(mut left) = timeouts.per_try.or(timeouts.global) else { return };
+    if let Some(global) = timeouts.global {
+        left = left.min(global.saturating_sub(elapsed).max(Duration::from_millis(1)));
+    }
+    let mut digits = itoa::Buffer::new();
+    let text = digits.format(left.as_millis());
+    if !router.suppress_envoy_headers {
+        head.headers.set(EXPECTED, text.as_bytes());
+    }
+    if is_grpc_limited {
+        head.headers.set(GRPC, format!("{text}m").as_bytes());
+    }
+}
+
+/// What the caller's `grpc-timeout` leaves, at most `max` (zero: no maximum).
+fn grpc_timeout(max: Duration, offset: Duration, head: &RequestHead) -> Option<Duration> {
+    let asked = head.headers.get_str("grpc-timeout").and_then(parse_grpc).filter(|asked| !asked.is_zero());
+    let asked = asked.map(|asked| if offset < asked { asked - offset } else { asked });
+    let max = nonzero(max);
+    match (asked, max) {
+        (Some(asked), Some(max)) => Some(asked.min(max)),
+        (asked, max) => asked.or(max),
+    }
+}
+
+/// `1S`, `20m`: up to eight digits and a unit.
+fn parse_grpc(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let value: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(value * 3600),
+        "M" => Duration::from_secs(value * 60),
+        "S" => Duration::from_secs(value),
+        "m" => Duration::from_millis(value),
+        // Envoy rounds up to milliseconds.
+        "u" => Duration::from_millis(value.div_ceil(1000)),
+        "n" => Duration::from_millis(value.div_ceil(1_000_000)),
+        _ => return None,
+    })
+}
+
+fn taken(head: &mut RequestHead, name: &[u8]) -> Option<Duration> {
+    let value = milliseconds(head, name)?;
+    head.headers.remove(name);
+    Some(value)
+}
+
+fn milliseconds(head: &RequestHead, name: &[u8]) -> Option<Duration> {
+    let text = std::str::from_utf8(head.headers.get(name)?).ok()?;
+    text.trim().parse().ok().map(Duration::from_millis)
+}
+
+fn nonzero(duration: Duration) -> Option<Duration> {
+    (!duration.is_zero()).then_some(duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ClusterSpecifier, HostRewrite};
+
+    fn action(timeout: Option<u64>, grpc_max: Option<u64>) -> RouteAction {
+        RouteAction {
+            cluster: ClusterSpecifier::Single("a".into()),
+            cluster_not_found_status: 503,
+            prefix_rewrite: None,
+            regex_rewrite: None,
+            host_rewrite: HostRewrite::Keep,
+            append_x_forwarded_host: false,
+            timeout: timeout.map(Duration::from_millis),
+            idle_timeout: None,
+            grpc_timeout_header_max: grpc_max.map(Duration::from_millis),
+            grpc_timeout_header_offset: Duration::from_millis(10),
+            max_stream_duration: None,
+            retry: None,
+            hash_policy: Vec::new(),
+            upgrades: Vec::new(),
+            mirrors: Vec::new(),
+        }
+    }
+
+    fn head(headers: &[(&str, &str)]) -> RequestHead {
+        let mut head = RequestHead::default();
+        for (name, value) in headers {
+            head.headers.append(name.as_bytes(), value.as_bytes());
+        }
+        head
+    }
+
+    fn resolved(action: &RouteAction, head: &mut RequestHead) -> Option<u128> {
+        resolve(action, None, &RouterOptions::default(), head).global.map(|global| global.as_millis())
+    }
+
+    #[test]
+    fn the_caller_overrides_the_route_and_the_upstream_is_told() {
+        let mut plain = head(&[]);
+        assert_eq!(resolved(&action(Some(15_000), None), &mut plain), Some(15_000));
+        assert_eq!(plain.headers.get_str("x-envoy-expected-rq-timeout-ms"), Some("15000"));
+        let mut asked = head(&[("x-envoy-upstream-rq-timeout-ms", "150")]);
+        assert_eq!(resolved(&action(Some(15_000), None), &mut asked), Some(150));
+        assert_eq!(asked.headers.get(UPSTREAM), None);
+        assert_eq!(asked.headers.get_str("x-envoy-expected-rq-timeout-ms"), Some("150"));
+        let mut unlimited = head(&[]);
+        assert_eq!(resolved(&action(None, None), &mut unlimited), None);
+        assert_eq!(unlimited.headers.get(EXPECTED), None);
+    }
+
+    #[test]
+    fn a_per_try_timeout_that_is_not_shorter_is_ignored() {
+        for (per_try, expected) in [("100", Some(100)), ("150", None), ("0", None)] {
+            let mut head = head(&[("x-envoy-upstream-rq-per-try-timeout-ms", per_try)]);
+            let timeouts = resolve(&action(Some(150), None), None, &RouterOptions::default(), &mut head);
+            assert_eq!(timeouts.per_try, expected.map(Duration::from_millis), "{per_try}");
+        }
+    }
+
+    #[test]
+    fn the_time_left_shrinks_with_each_attempt() {
+        let timeouts = Timeouts { global: Some(Duration::from_millis(100)), ..Timeouts::default() };
+        let mut head = head(&[]);
+        for (elapsed, expected) in [(30, "70"), (200, "1")] {
+            let elapsed = Duration::from_millis(elapsed);
+            write_expected(&timeouts, elapsed, &RouterOptions::default(), false, &mut head);
+            assert_eq!(head.headers.get_str("x-envoy-expected-rq-timeout-ms"), Some(expected));
+        }
+    }
+
+    #[test]
+    fn grpc_timeouts_count_where_the_route_lets_them() {
+        let grpc = |value| head(&[("content-type", "application/grpc"), ("grpc-timeout", value)]);
+        let mut call = grpc("1S");
+        assert_eq!(resolved(&action(Some(15_000), Some(0)), &mut call), Some(990), "offset taken off");
+        assert_eq!(call.headers.get_str("grpc-timeout"), Some("990m"));
+        assert_eq!(resolved(&action(Some(15_000), Some(500)), &mut grpc("1S")), Some(500));
+        assert_eq!(resolved(&action(Some(15_000), Some(500)), &mut grpc("x")), Some(500));
+        assert_eq!(resolved(&action(Some(15_000), None), &mut grpc("1S")), Some(15_000));
+        for (text, expected) in [("2H", 7_200_000), ("3M", 180_000), ("5m", 5), ("1u", 1), ("1000001n", 2)] {
+            assert_eq!(parse_grpc(text).map(|duration| duration.as_millis()), Some(expected), "{text}");
+        }
+        assert_eq!(parse_grpc("123456789m"), None);
+        assert_eq!(parse_grpc(""), None);
+    }
+}
