@@ -7,7 +7,8 @@ use super::host::{Host, HostState, Outcome};
 use crate::http;
 use crate::stats::{Counter, Gauge, Stats};
 use crate::worker::Worker;
-use dpu_proxy_core::model::{Discovery, Endpoint, EndpointSet, ScopedCluster};
+use dpu_proxy_core::balance::{Balancer, HostLoad};
+use dpu_proxy_core::model::{Cluster, Discovery, Endpoint, EndpointSet, ScopedCluster};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -70,11 +71,53 @@ pub struct ClusterRuntime {
 }
 
 /// Hosts by the endpoint set that they were made of.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Members {
     set: Arc<EndpointSet>,
     hosts: Vec<Rc<Host>>,
-    next: Cell<usize>,
+    balancer: RefCell<Balancer>,
+    /// When the next ejection ends: the balancer is built again then.
+    stale_at: Cell<Option<Instant>>,
+}
+
+impl Members {
+    fn new(cluster: &Cluster, set: &Arc<EndpointSet>, hosts: Vec<Rc<Host>>) -> Self {
+        let now = Instant::now();
+        let balancer = RefCell::new(balancer(cluster, set, &hosts, now));
+        let stale_at = Cell::new(next_return(&hosts, now));
+        Self { set: Arc::clone(set), hosts, balancer, stale_at }
+    }
+
+    /// Takes ejections as they are at `now` into account.
+    fn rebalance(&self, cluster: &Cluster, now: Instant) {
+        self.balancer.replace(balancer(cluster, &self.set, &self.hosts, now));
+        self.stale_at.set(next_return(&self.hosts, now));
+    }
+}
+
+fn balancer(cluster: &Cluster, set: &EndpointSet, hosts: &[Rc<Host>], now: Instant) -> Balancer {
+    let is_ejected = |index: usize| hosts.get(index).is_some_and(|host| host.is_ejected(now));
+    Balancer::new(cluster, set, is_ejected, fastrand::u64(..))
+}
+
+fn next_return(hosts: &[Rc<Host>], now: Instant) -> Option<Instant> {
+    hosts.iter().filter_map(|host| host.ejected_until(now)).min()
+}
+
+/// What the balancer asks of hosts.
+struct Load<'a> {
+    hosts: &'a [Rc<Host>],
+    avoid: &'a [SocketAddr],
+}
+
+impl HostLoad for Load<'_> {
+    fn active(&self, index: usize) -> u32 {
+        self.hosts.get(index).map_or(0, |host| host.active())
+    }
+
+    fn is_avoided(&self, index: usize) -> bool {
+        !self.avoid.is_empty() && self.hosts.get(index).is_some_and(|host| self.avoid.contains(&host.address()))
+    }
 }
 
 /// What circuit breakers count.
@@ -131,7 +174,7 @@ impl ClusterRuntime {
             http: http::ClusterState::default(),
             stats: ClusterStats::new(stats, &scoped.cluster.name),
             scoped: RefCell::new(Arc::clone(scoped)),
-            members: RefCell::default(),
+            members: RefCell::new(Rc::new(Members::new(&scoped.cluster, &Arc::default(), Vec::new()))),
             states: RefCell::default(),
             limits: Limits::default(),
         };
@@ -155,10 +198,10 @@ impl ClusterRuntime {
             scoped.cluster.discovery,
             Discovery::StrictDns { .. } | Discovery::LogicalDns { .. } | Discovery::OriginalDst { .. }
         );
+        *self.scoped.borrow_mut() = Arc::clone(scoped);
         if !is_resolved {
             self.set_endpoints(&scoped.endpoints);
         }
-        *self.scoped.borrow_mut() = Arc::clone(scoped);
     }
 
     /// Chooses a host.
@@ -193,6 +236,7 @@ impl ClusterRuntime {
         // Envoy ejects at least one host whatever the percentage.
         if ejected == 0 || (ejected + 1) * 100 <= detection.max_ejection_percent as usize * members.hosts.len() {
             host.state.eject(detection, now);
+            members.rebalance(&scoped.cluster, now);
             self.stats.ejections.inc();
         }
     }
@@ -224,8 +268,8 @@ impl ClusterRuntime {
         let endpoints = set.priorities.iter().flat_map(|priority| &priority.localities).flat_map(|l| &l.endpoints);
         let hosts: Vec<_> = endpoints.map(|endpoint| Rc::new(self.host(endpoint))).collect();
         self.states.borrow_mut().retain(|address, _| hosts.iter().any(|host| host.address() == *address));
-        let next = Cell::new(fastrand::usize(..));
-        *self.members.borrow_mut() = Rc::new(Members { set: Arc::clone(set), hosts, next });
+        let members = Members::new(&self.scoped.borrow().cluster, set, hosts);
+        *self.members.borrow_mut() = Rc::new(members);
     }
 
     fn host(&self, endpoint: &Arc<Endpoint>) -> Host {
@@ -242,14 +286,15 @@ impl ClusterRuntime {
 
     fn balance(&self, context: &PickContext<'_>) -> Option<Rc<Host>> {
         let members = Rc::clone(&self.members.borrow());
-        let now = Instant::now();
-        let count = members.hosts.len();
-        let start = members.next.get();
-        members.next.set(start.wrapping_add(1));
-        let turn = (0..count).map(|step| &members.hosts[start.wrapping_add(step) % count]);
-        let fit = |host: &&Rc<Host>| !host.is_ejected(now);
-        let fresh = turn.clone().filter(fit).find(|host| !context.avoid.contains(&host.address()));
-        fresh.or_else(|| turn.clone().find(fit)).or_else(|| turn.clone().next()).cloned()
+        if let Some(stale_at) = members.stale_at.get() {
+            let now = Instant::now();
+            if stale_at <= now {
+                members.rebalance(&self.scoped.borrow().cluster, now);
+            }
+        }
+        let load = Load { hosts: &members.hosts, avoid: context.avoid };
+        let index = members.balancer.borrow_mut().choose(&load, context.hash, &mut || fastrand::u64(..))?;
+        members.hosts.get(index).cloned()
     }
 }
 

@@ -75,6 +75,13 @@ impl Host {
     }
 }
 
+impl Host {
+    /// Until when it is kept out, if it is.
+    pub(super) fn ejected_until(&self, now: Instant) -> Option<Instant> {
+        self.state.ejected_until.get().filter(|until| now < *until)
+    }
+}
+
 impl HostState {
     /// Counts an outcome. True when the host must be ejected by `detection`.
     pub(super) fn count(&self, outcome: Outcome, detection: Option<&OutlierDetection>) -> bool {
