@@ -133,6 +133,11 @@ impl Running {
         sent.is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.starts_with("HTTP/1.1 200")
     }
 
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The end of what the program printed.
     pub fn last_lines(&self) -> String {
         let text = std::fs::read(&self.output).unwrap_or_default();
