@@ -1,0 +1,13 @@
+//! A control plane that plays back what istiod sent: incremental ADS as istiod speaks it, and its
+//! certificate service. Node ids choose the recording; `POST /scenario?NAME` pushes another one.
+
+mod certificates;
+mod discovery;
+mod recordings;
+mod scenario;
+mod server;
+mod session;
+
+pub use recordings::Recordings;
+pub use scenario::Scenario;
+pub use server::{Args, serve};

@@ -1,0 +1,38 @@
+//! Which configuration is in force: as recorded, or a change of it.
+
+use std::str::FromStr;
+
+/// What every workload is served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scenario {
+    /// `0-demo`: weights 50/30/20, two authorization policies.
+    #[default]
+    Demo,
+    /// `0-demo-shift`: recorded after the weights became 0/0/100.
+    Shift,
+    /// `0-demo` as after deleting both authorization policies: derived by leaving out the RBAC filters.
+    Open,
+}
+
+impl Scenario {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Demo, Self::Shift, Self::Open];
+
+    /// As in the control address.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Demo => "0-demo",
+            Self::Shift => "0-demo-shift",
+            Self::Open => "0-demo-open",
+        }
+    }
+}
+
+impl FromStr for Scenario {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = || Self::ALL.map(Self::as_str).join(", ");
+        Self::ALL.into_iter().find(|one| one.as_str() == text).ok_or_else(|| format!("no scenario {text:?}: there are {}", known()))
+    }
+}

@@ -1,0 +1,2 @@
+//! x
+pub fn demo(_: bool) -> anyhow::Result<bool> { Ok(true) }
