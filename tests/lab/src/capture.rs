@@ -4,7 +4,9 @@ use crate::fabric::{Judge, Seen};
 use crate::topology::{FABRIC_NAMESPACE, HOSTS};
 use crate::{probe, shell};
 use anyhow::{Context, Result};
-use nix::sys::socket::{AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket, sockopt,
+};
 use nix::sys::time::{TimeVal, TimeValLike};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -41,14 +41,19 @@ pub fn call(binaries: &Binaries, command: &str, pod: &Pod, netconf: &Value) -> R
         pod.container_id(),
         pod.uid()
     );
-    call_raw(binaries, pod, &[
-        ("CNI_COMMAND", command),
-        ("CNI_CONTAINERID", &pod.container_id()),
-        ("CNI_NETNS", &format!("/run/netns/{}", pod.namespace())),
-        ("CNI_IFNAME", "eth0"),
-        ("CNI_PATH", "/opt/cni/bin:/usr/lib/cni"),
-        ("CNI_ARGS", &args),
-    ], netconf.to_string().as_bytes())
+    call_raw(
+        binaries,
+        pod,
+        &[
+            ("CNI_COMMAND", command),
+            ("CNI_CONTAINERID", &pod.container_id()),
+            ("CNI_NETNS", &format!("/run/netns/{}", pod.namespace())),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_PATH", "/opt/cni/bin:/usr/lib/cni"),
+            ("CNI_ARGS", &args),
+        ],
+        netconf.to_string().as_bytes(),
+    )
 }
 
 /// Runs the plugin on the pod's host with any environment and input.
@@ -62,7 +67,11 @@ pub fn call_raw(binaries: &Binaries, pod: &Pod, environment: &[(&str, &str)], in
     }
     let output = child.wait_with_output()?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let parsed = if text.trim().is_empty() { Value::Null } else { serde_json::from_str(&text).context("the plugin printed no JSON")? };
+    let parsed = if text.trim().is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_str(&text).context("the plugin printed no JSON")?
+    };
     Ok(Called { success: output.status.success(), output: parsed })
 }
 
@@ -72,7 +81,9 @@ pub fn add(binaries: &Binaries, pod: &Pod) -> Result<Value> {
     let address = called.output["ips"][0]["address"].as_str().unwrap_or_default().to_owned();
     match called.success {
         false => bail!("ADD of {} failed: {}", pod.name, called.output),
-        true if !address.starts_with(&format!("{}/", pod.address)) => bail!("{} got {address}, not {}", pod.name, pod.address),
+        true if !address.starts_with(&format!("{}/", pod.address)) => {
+            bail!("{} got {address}, not {}", pod.name, pod.address)
+        }
         true => Ok(called.output),
     }
 }

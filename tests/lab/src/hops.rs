@@ -87,7 +87,8 @@ mod tests {
 
     #[test]
     fn a_line_with_fewer_or_more_fields_is_read() {
-        let hop: Hop = serde_json::from_str(r#"{"pass":"local","status":200,"endpoint":"10.244.1.12:9080","new":1}"#).expect("read");
+        let hop: Hop = serde_json::from_str(r#"{"pass":"local","status":200,"endpoint":"10.244.1.12:9080","new":1}"#)
+            .expect("read");
         assert_eq!((hop.pass.as_str(), hop.status().as_str()), ("local", "200"));
         assert_eq!(hop.callee().map(|pod| pod.name), Some("ratings-v1"));
     }

@@ -30,7 +30,8 @@ impl Lab {
         check_machine()?;
         let binaries = Binaries::find()?;
         state::claim(keep)?;
-        let lab = Self { binaries, programs: BTreeMap::new(), applications: BTreeMap::new(), attached: Vec::new(), keep };
+        let lab =
+            Self { binaries, programs: BTreeMap::new(), applications: BTreeMap::new(), attached: Vec::new(), keep };
         lab.watch()?;
         build::build()?;
         certify()?;
@@ -84,7 +85,8 @@ impl Lab {
         self.attach(pod)?;
         let application = self.binaries.path("lab-app");
         let words = ["serve".to_owned(), pod.name.to_owned()];
-        let process = Process::start(&format!("pod-{}", pod.name), &pod.namespace(), &application.to_string_lossy(), &words)?;
+        let process =
+            Process::start(&format!("pod-{}", pod.name), &pod.namespace(), &application.to_string_lossy(), &words)?;
         self.applications.insert(pod.name, process);
         Ok(())
     }

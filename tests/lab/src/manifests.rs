@@ -71,7 +71,8 @@ fn endpoint_slice(service: &Value, running: &[&Pod]) -> Value {
             "targetRef": { "kind": "Pod", "namespace": "bookinfo", "name": pod.name },
         })
     };
-    let endpoints: Vec<Value> = PODS.iter().filter(|pod| pod.app == name && is_in(pod, running)).map(|pod| endpoint(&pod)).collect();
+    let endpoints: Vec<Value> =
+        PODS.iter().filter(|pod| pod.app == name && is_in(pod, running)).map(|pod| endpoint(&pod)).collect();
     let ports = service["spec"]["ports"].as_array().into_iter().flatten();
     let ports: Vec<Value> =
         ports.map(|port| json!({ "name": port["name"], "port": port["port"], "protocol": "TCP" })).collect();

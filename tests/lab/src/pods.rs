@@ -16,7 +16,14 @@ pub struct Pod {
     number: u8,
 }
 
-const fn pod(name: &'static str, app: &'static str, version: &'static str, host: Host, address: &'static str, number: u8) -> Pod {
+const fn pod(
+    name: &'static str,
+    app: &'static str,
+    version: &'static str,
+    host: Host,
+    address: &'static str,
+    number: u8,
+) -> Pod {
     Pod { name, app, version, service_account: app, host, address, number }
 }
 

@@ -52,7 +52,8 @@ pub fn wait_ready(what: &str, namespace: &str, address: &str, path: &str) -> Res
 }
 
 fn exchange(to: SocketAddr, head: &str) -> Result<String> {
-    let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(2)).with_context(|| format!("no connection to {to}"))?;
+    let mut stream =
+        TcpStream::connect_timeout(&to, Duration::from_secs(2)).with_context(|| format!("no connection to {to}"))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     stream.write_all(head.as_bytes())?;
     let mut answer = Vec::new();

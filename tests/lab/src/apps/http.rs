@@ -78,7 +78,12 @@ where
     }
 }
 
-async fn one<F, A>(request: Request<Incoming>, peer: SocketAddr, answer: F, client: Client) -> Result<Response<Full<Bytes>>, Infallible>
+async fn one<F, A>(
+    request: Request<Incoming>,
+    peer: SocketAddr,
+    answer: F,
+    client: Client,
+) -> Result<Response<Full<Bytes>>, Infallible>
 where
     F: Fn(Seen, Client) -> A,
     A: Future<Output = Answer>,

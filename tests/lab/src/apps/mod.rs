@@ -1,8 +1,8 @@
 //! The applications of the pods: small servers that call one another by service address.
 
 pub mod client;
-mod details;
 pub mod database;
+mod details;
 mod http;
 mod productpage;
 mod ratings;
@@ -26,6 +26,8 @@ pub async fn run(role: &str) -> Result<()> {
         ("ratings", _) => ratings::serve().await,
         ("mongodb", _) => database::serve(27017).await,
         ("curl", _) => http::serve(9080, details::answer).await,
-        _ => bail!("no application {role:?}: productpage, details, reviews-v1, reviews-v2, reviews-v3, ratings, mongodb, curl"),
+        _ => bail!(
+            "no application {role:?}: productpage, details, reviews-v1, reviews-v2, reviews-v3, ratings, mongodb, curl"
+        ),
     }
 }

@@ -81,6 +81,7 @@ impl Ratings for Stars {
 }
 
 async fn stars() -> Result<HashMap<String, u32>, Status> {
-    let value = database::query(vip::MONGODB, "ratings/0").await.map_err(|error| Status::unavailable(format!("{error:#}")))?;
+    let value =
+        database::query(vip::MONGODB, "ratings/0").await.map_err(|error| Status::unavailable(format!("{error:#}")))?;
     serde_json::from_value(value).map_err(|error| Status::internal(error.to_string()))
 }

@@ -24,7 +24,12 @@ pub async fn answer(version: String, seen: Seen, client: Client) -> Answer {
 
 async fn over_grpc() -> Called {
     match ratings_grpc::get(vip::RATINGS_GRPC).await {
-        Ok(response) => Called { status: 200, body: json!({ "stars": response.stars, "caller": { "certificate": response.caller } }) },
-        Err(status) => Called { status: 500, body: json!({ "grpc": format!("{:?}", status.code()), "error": status.message() }) },
+        Ok(response) => Called {
+            status: 200,
+            body: json!({ "stars": response.stars, "caller": { "certificate": response.caller } }),
+        },
+        Err(status) => {
+            Called { status: 500, body: json!({ "grpc": format!("{:?}", status.code()), "error": status.message() }) }
+        }
     }
 }

@@ -58,7 +58,10 @@ fn stranger(lab: &Lab, change: impl FnOnce(&mut serde_json::Value)) -> Result<Ca
         ("CNI_NETNS", &format!("/run/netns/{namespace}")),
         ("CNI_IFNAME", "eth0"),
         ("CNI_PATH", "/opt/cni/bin:/usr/lib/cni"),
-        ("CNI_ARGS", "K8S_POD_NAMESPACE=bookinfo;K8S_POD_NAME=stranger;K8S_POD_UID=00000000-0000-4000-8000-000000000099"),
+        (
+            "CNI_ARGS",
+            "K8S_POD_NAMESPACE=bookinfo;K8S_POD_NAME=stranger;K8S_POD_UID=00000000-0000-4000-8000-000000000099",
+        ),
     ];
     let called = cni::call_raw(&lab.binaries, pod("curl")?, &environment, netconf.to_string().as_bytes());
     let left = shell::run_in(&namespace, "ip -br link show")?;
@@ -70,7 +73,10 @@ fn stranger(lab: &Lab, change: impl FnOnce(&mut serde_json::Value)) -> Result<Ca
 fn unknown_vf(lab: &mut Lab) -> Result<()> {
     let before = shell::run_in(&HOSTS[0].namespace(), "ip -br link show")?;
     refused(&stranger(lab, |netconf| netconf["deviceID"] = json!("vf77"))?, 100, "vf77")?;
-    ensure!(before == shell::run_in(&HOSTS[0].namespace(), "ip -br link show")?, "a refused ADD changed the host's links");
+    ensure!(
+        before == shell::run_in(&HOSTS[0].namespace(), "ip -br link show")?,
+        "a refused ADD changed the host's links"
+    );
     Ok(())
 }
 
@@ -81,7 +87,11 @@ fn unknown_ipam(lab: &mut Lab) -> Result<()> {
 }
 
 fn garbage(_: &mut Lab) -> Result<()> {
-    for input in [&b"\x00\xff\x00\xff nonsense \r\n\r\n"[..], b"GET / HTTP/9.9\r\n\r\n", b"GET /\0 HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n"] {
+    for input in [
+        &b"\x00\xff\x00\xff nonsense \r\n\r\n"[..],
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /\0 HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
+    ] {
         let (to, input) = (vip::PRODUCTPAGE, input.to_vec());
         let answer = probe::inside(&pod("curl")?.namespace(), move || {
             let mut stream = TcpStream::connect(to).context("connect")?;
@@ -110,14 +120,24 @@ fn no_certificate(_: &mut Lab) -> Result<()> {
         let mut command = shell::command_in(&namespace, "curl");
         command.args(["-sSk", "--max-time", "3", "--http2", &format!("https://{address}/")]);
         let output = shell::output(&mut command)?;
-        ensure!(!output.status.success(), "{address} answered a caller without certificate: {}", String::from_utf8_lossy(&output.stdout));
+        ensure!(
+            !output.status.success(),
+            "{address} answered a caller without certificate: {}",
+            String::from_utf8_lossy(&output.stdout)
+        );
     }
     Ok(())
 }
 
 /// The adapters took every recorded resource.
 fn no_refusals(_: &mut Lab) -> Result<()> {
-    let log: serde_json::Value = serde_json::from_str(&probe::get(CONTROL_PLANE_NAMESPACE, "127.0.0.1:15011", "/log")?)?;
-    ensure!(log["nacks"].as_array().is_some_and(Vec::is_empty), "refused: {}\n{}", log["nacks"], programs::tail("adapter-host1"));
+    let log: serde_json::Value =
+        serde_json::from_str(&probe::get(CONTROL_PLANE_NAMESPACE, "127.0.0.1:15011", "/log")?)?;
+    ensure!(
+        log["nacks"].as_array().is_some_and(Vec::is_empty),
+        "refused: {}\n{}",
+        log["nacks"],
+        programs::tail("adapter-host1")
+    );
     Ok(())
 }

@@ -63,7 +63,13 @@ pub fn spoof_addresses() -> Result<(Seen, f64)> {
     let capture = Capture::start()?;
     for address in ["10.244.1.11", "10.99.99.99"] {
         shell::run_in(&curl.namespace(), &format!("ip address add {address}/32 dev eth0"))?;
-        let answer = traffic::curl(curl, vip::RATINGS, "ratings:9080", "/ratings/0", &["--interface", address, "--max-time", "2"]);
+        let answer = traffic::curl(
+            curl,
+            vip::RATINGS,
+            "ratings:9080",
+            "/ratings/0",
+            &["--interface", address, "--max-time", "2"],
+        );
         let udp = bound_udp(curl, address);
         shell::run_in(&curl.namespace(), &format!("ip address del {address}/32 dev eth0"))?;
         let answer = answer?;
@@ -118,7 +124,11 @@ pub fn flush_rules() -> Result<u16> {
         shell::run_in(&namespace, line)?;
     }
     let answer = get("curl", vip::RATINGS, "ratings", "/ratings/0", &[]);
-    for line in ["ip rule add from all lookup local pref 0", "ip rule add from all lookup default pref 32767", "ip rule del pref 1"] {
+    for line in [
+        "ip rule add from all lookup local pref 0",
+        "ip rule add from all lookup default pref 32767",
+        "ip rule del pref 1",
+    ] {
         shell::run_in(&namespace, line)?;
     }
     Ok(answer?.status)

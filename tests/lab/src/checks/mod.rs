@@ -3,7 +3,7 @@
 mod attachment;
 mod authorization;
 mod bad_input;
-mod bypass;
+pub mod bypass;
 mod protocols;
 mod resilience;
 mod routing;
@@ -36,7 +36,8 @@ pub fn all() -> Vec<Check> {
 
 /// Builds a lab and runs those whose name contains `filter`. True when all hold.
 pub fn run(filter: Option<&str>, keep: bool) -> Result<bool> {
-    let chosen: Vec<Check> = all().into_iter().filter(|check| filter.is_none_or(|text| check.name.contains(text))).collect();
+    let chosen: Vec<Check> =
+        all().into_iter().filter(|check| filter.is_none_or(|text| check.name.contains(text))).collect();
     let mut lab = Lab::new(keep)?;
     println!("running {} end-to-end checks", chosen.len());
     lab.start_programs()?;
@@ -44,7 +45,12 @@ pub fn run(filter: Option<&str>, keep: bool) -> Result<bool> {
     wait::until_served(&lab)?;
     let failed: Vec<&str> = chosen.iter().filter(|check| !holds(check, &mut lab)).map(|check| check.name).collect();
     let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
-    println!("end-to-end: {verdict}. {} hold; {} don't {}", chosen.len() - failed.len(), failed.len(), failed.join(", "));
+    println!(
+        "end-to-end: {verdict}. {} hold; {} don't {}",
+        chosen.len() - failed.len(),
+        failed.len(),
+        failed.join(", ")
+    );
     Ok(failed.is_empty())
 }
 

@@ -55,11 +55,23 @@ fn http2(_: &mut Lab) -> Result<()> {
 fn large_bodies(_: &mut Lab) -> Result<()> {
     let answer = get("curl", vip::DETAILS, "details", "/details/0?bytes=4194304", &[])?;
     let filler = answer.json["filler"].as_str().unwrap_or_default();
-    ensure!(answer.status == 200 && filler.len() == 4 << 20, "status {}, {} bytes, {}", answer.status, filler.len(), answer.error);
+    ensure!(
+        answer.status == 200 && filler.len() == 4 << 20,
+        "status {}, {} bytes, {}",
+        answer.status,
+        filler.len(),
+        answer.error
+    );
     let upload = std::path::Path::new(crate::state::FOLDER).join("upload");
     std::fs::write(&upload, vec![b'x'; 4 << 20])?;
     let data = format!("@{}", upload.display());
-    let answer = get("curl", vip::DETAILS, "details", "/details/0", &["-H", "content-type: text/plain", "--data-binary", &data])?;
+    let answer = get(
+        "curl",
+        vip::DETAILS,
+        "details",
+        "/details/0",
+        &["-H", "content-type: text/plain", "--data-binary", &data],
+    )?;
     ensure!(answer.json["received"] == 4 << 20, "the callee received {}: {}", answer.json["received"], answer.error);
     Ok(())
 }
@@ -80,7 +92,8 @@ fn grpc(lab: &mut Lab) -> Result<()> {
 }
 
 fn tcp(lab: &mut Lab) -> Result<()> {
-    let other_host = traffic::client(&lab.binaries, pod("ratings-v1")?, &["tcp-ask", vip::MONGODB, "get", "ratings/0"])?;
+    let other_host =
+        traffic::client(&lab.binaries, pod("ratings-v1")?, &["tcp-ask", vip::MONGODB, "get", "ratings/0"])?;
     ensure!(other_host["Reviewer1"] == 5, "ratings to mongodb: {other_host}");
     lab.push(Scenario::Open)?;
     let same_host = shell::wait_for("TCP from reviews-v2", Duration::from_secs(10), || {

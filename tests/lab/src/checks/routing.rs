@@ -36,7 +36,11 @@ fn split(lab: &Lab, requests: u32) -> Result<()> {
     ensure!(outcome.failed == 0, "{} of {} failed: {:?}", outcome.failed, outcome.requests, outcome.failures);
     for (version, expected) in WEIGHTS {
         let got = outcome.percent(version);
-        ensure!((got - expected).abs() <= 3.0, "{version} got {got:.1} % of {requests}, not {expected} %: {:?}", outcome.counted);
+        ensure!(
+            (got - expected).abs() <= 3.0,
+            "{version} got {got:.1} % of {requests}, not {expected} %: {:?}",
+            outcome.counted
+        );
     }
     Ok(())
 }
@@ -44,7 +48,12 @@ fn split(lab: &Lab, requests: u32) -> Result<()> {
 fn header(_: &mut Lab) -> Result<()> {
     for number in 0..20 {
         let answer = get("productpage-v1", vip::REVIEWS, "reviews", "/reviews/0", &["-H", "end-user: jason"])?;
-        ensure!(answer.json["version"] == "v2", "request {number} of jason went to {}: {}", answer.json["version"], answer.text);
+        ensure!(
+            answer.json["version"] == "v2",
+            "request {number} of jason went to {}: {}",
+            answer.json["version"],
+            answer.text
+        );
     }
     Ok(())
 }

@@ -34,7 +34,14 @@ pub fn restored(lab: &Lab) -> Result<()> {
 }
 
 /// A request with an id of its own, and its hops.
-pub fn traced(from: &str, address: &str, service: &str, path: &str, options: &[&str], hops: usize) -> Result<(Response, Vec<Hop>)> {
+pub fn traced(
+    from: &str,
+    address: &str,
+    service: &str,
+    path: &str,
+    options: &[&str],
+    hops: usize,
+) -> Result<(Response, Vec<Hop>)> {
     let id = request_id();
     let header = format!("x-request-id: {id}");
     let mut all = vec!["-H", header.as_str()];

@@ -51,7 +51,8 @@ impl Plan {
             request = request.header("host", &args.host);
         }
         for header in &args.header {
-            let (name, value) = header.split_once(':').with_context(|| format!("--header {header:?} is not NAME:VALUE"))?;
+            let (name, value) =
+                header.split_once(':').with_context(|| format!("--header {header:?} is not NAME:VALUE"))?;
             request = request.header(name.trim(), value.trim());
         }
         Ok(request.body(Empty::new())?)
@@ -167,7 +168,8 @@ async fn one(plan: &Plan, held: &mut Option<Sender>) -> Result<(u16, String)> {
     };
     let response = sender.send(plan.request()?).await?;
     let status = response.status().as_u16();
-    let value = response.headers().get(&plan.args.count).and_then(|value| value.to_str().ok()).unwrap_or("none").to_owned();
+    let value =
+        response.headers().get(&plan.args.count).and_then(|value| value.to_str().ok()).unwrap_or("none").to_owned();
     response.into_body().collect().await.context("body")?;
     *held = Some(sender);
     Ok((status, value))

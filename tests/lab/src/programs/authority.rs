@@ -3,8 +3,8 @@
 use anyhow::{Context, Result};
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -25,14 +25,18 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
         let root = params.self_signed(&key)?.pem();
         Ok(Self { issuer: Issuer::new(params, key), root })
     }
 
     /// Reads a root that `save` wrote.
     pub fn load(folder: &Path) -> Result<Self> {
-        let read = |name: &str| std::fs::read_to_string(folder.join(name)).with_context(|| format!("cannot read {name} in {}", folder.display()));
+        let read = |name: &str| {
+            std::fs::read_to_string(folder.join(name))
+                .with_context(|| format!("cannot read {name} in {}", folder.display()))
+        };
         let (root, key) = (read("ca.pem")?, KeyPair::from_pem(&read("ca-key.pem")?)?);
         Ok(Self { issuer: Issuer::from_ca_cert_pem(&root, key)?, root })
     }
@@ -63,7 +67,8 @@ impl Authority {
 
     /// Signs a request for exactly this identity, whatever the request asks for; leaf first, root last.
     pub fn sign(&self, request: &str, identity: &str) -> Result<Vec<String>> {
-        let mut request = CertificateSigningRequestParams::from_pem(request).context("the signing request does not parse")?;
+        let mut request =
+            CertificateSigningRequestParams::from_pem(request).context("the signing request does not parse")?;
         request.params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(identity.to_owned())?)];
         finish(&mut request.params);
         Ok(vec![request.signed_by(&self.issuer)?.pem(), self.root.clone()])

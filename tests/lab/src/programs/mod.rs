@@ -7,8 +7,8 @@ mod process;
 mod start;
 
 pub use authority::Authority;
-pub use process::{Binaries, Process};
 pub use process::tail;
+pub use process::{Binaries, Process};
 pub use start::{Program, hop_log, manifests};
 
 use crate::state::FOLDER;

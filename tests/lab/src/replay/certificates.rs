@@ -21,11 +21,17 @@ impl IstioCertificateService for Certificates {
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let shown = service::grpc::peer_identities(&request);
         if !shown.iter().any(|name| name.starts_with("spiffe://dpumesh/adapter/")) {
-            return Err(Status::permission_denied(format!("only an adapter may impersonate; the caller showed {shown:?}")));
+            return Err(Status::permission_denied(format!(
+                "only an adapter may impersonate; the caller showed {shown:?}"
+            )));
         }
         let request = request.into_inner();
-        let identity = impersonated(&request).ok_or_else(|| Status::invalid_argument("metadata.ImpersonatedIdentity is missing"))?;
-        let chain = self.authority.sign(&request.csr, &identity).map_err(|error| Status::invalid_argument(format!("{error:#}")))?;
+        let identity = impersonated(&request)
+            .ok_or_else(|| Status::invalid_argument("metadata.ImpersonatedIdentity is missing"))?;
+        let chain = self
+            .authority
+            .sign(&request.csr, &identity)
+            .map_err(|error| Status::invalid_argument(format!("{error:#}")))?;
         tracing::info!(identity, "signed");
         Ok(Response::new(IstioCertificateResponse { cert_chain: chain }))
     }

@@ -60,7 +60,10 @@ impl Plane {
         let (scenario, version) = *current.borrow_and_update();
         let pod = pod_of(&node).unwrap_or_default();
         let Some(tables) = self.recordings.tables(&pod, scenario) else {
-            let text = format!("node {node:?} is not in the recordings; there are {:?}", self.recordings.workloads().collect::<Vec<_>>());
+            let text = format!(
+                "node {node:?} is not in the recordings; there are {:?}",
+                self.recordings.workloads().collect::<Vec<_>>()
+            );
             let _ = responses.send(Err(Status::invalid_argument(text))).await;
             return;
         };
@@ -88,7 +91,12 @@ impl Plane {
         }
     }
 
-    async fn answer(&self, session: &mut Session, request: discovery::DeltaDiscoveryRequest, to: &Responses) -> Result<(), Gone> {
+    async fn answer(
+        &self,
+        session: &mut Session,
+        request: discovery::DeltaDiscoveryRequest,
+        to: &Responses,
+    ) -> Result<(), Gone> {
         match session.handle(request) {
             Ok(Some(response)) => self.send(response, to).await,
             Ok(None) => Ok(()),
@@ -100,7 +108,14 @@ impl Plane {
         }
     }
 
-    async fn push(&self, session: &mut Session, pod: &str, scenario: Scenario, version: u64, to: &Responses) -> Result<(), Gone> {
+    async fn push(
+        &self,
+        session: &mut Session,
+        pod: &str,
+        scenario: Scenario,
+        version: u64,
+        to: &Responses,
+    ) -> Result<(), Gone> {
         let Some(tables) = self.recordings.tables(pod, scenario) else { return Ok(()) };
         for response in session.push(tables, version) {
             self.send(response, to).await?;

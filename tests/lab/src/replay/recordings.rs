@@ -82,7 +82,8 @@ fn read(folder: &Path) -> Result<Tables> {
     for (file, kind) in TYPES {
         let path = folder.join(format!("{file}.pb"));
         let Ok(bytes) = std::fs::read(&path) else { continue };
-        let response = DiscoveryResponse::decode(bytes.as_slice()).with_context(|| format!("{} is no response", path.display()))?;
+        let response = DiscoveryResponse::decode(bytes.as_slice())
+            .with_context(|| format!("{} is no response", path.display()))?;
         let table = response.resources.into_iter().map(|resource| Ok((name_of(kind, &resource)?, resource)));
         tables.insert(kind, table.collect::<Result<_>>()?);
     }

@@ -33,6 +33,9 @@ impl FromStr for Scenario {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let known = || Self::ALL.map(Self::as_str).join(", ");
-        Self::ALL.into_iter().find(|one| one.as_str() == text).ok_or_else(|| format!("no scenario {text:?}: there are {}", known()))
+        Self::ALL
+            .into_iter()
+            .find(|one| one.as_str() == text)
+            .ok_or_else(|| format!("no scenario {text:?}: there are {}", known()))
     }
 }

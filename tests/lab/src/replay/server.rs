@@ -41,7 +41,9 @@ pub async fn serve(args: Args) -> Result<()> {
     let plane = Plane::new(Recordings::load(&args.recordings)?);
     let authority = Arc::new(Authority::load(&args.authority)?);
     let stop = service::signal::shutdown()?;
-    let listener = tokio::net::TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+    let listener = tokio::net::TcpListener::bind(args.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", args.listen))?;
     control(&args, &plane, stop.clone()).await?;
     let mut server = tonic::transport::Server::builder();
     if let Some(tls) = args.tls.server_at(args.listen)? {
@@ -60,9 +62,11 @@ pub async fn serve(args: Args) -> Result<()> {
 
 async fn control(args: &Args, plane: &Plane, stop: CancellationToken) -> Result<()> {
     let (log, push) = (plane.clone(), plane.clone());
-    let routes = Routes::new()
-        .get("/log", move || serde_json::to_string(&log.log()).unwrap_or_default())
-        .route(Method::POST, "/scenario", move |call: Call<'_>| scenario(&push, call.query));
+    let routes = Routes::new().get("/log", move || serde_json::to_string(&log.log()).unwrap_or_default()).route(
+        Method::POST,
+        "/scenario",
+        move |call: Call<'_>| scenario(&push, call.query),
+    );
     service::http::serve(args.health_listen, Health::new("replay"), Arc::default(), routes, stop).await?;
     Ok(())
 }

@@ -91,7 +91,8 @@ impl Session {
         let wanted = |name: &String| is_wildcard(kind) || self.subscriptions[kind].names.contains(name);
         let changed = now.iter().filter(|(name, body)| before.get(*name) != Some(*body));
         let changed: Vec<String> = changed.map(|(name, _)| name.clone()).filter(wanted).collect();
-        let gone: Vec<String> = before.keys().filter(|name| !now.contains_key(*name)).filter(|name| wanted(name)).cloned().collect();
+        let gone: Vec<String> =
+            before.keys().filter(|name| !now.contains_key(*name)).filter(|name| wanted(name)).cloned().collect();
         self.respond(kind, &changed, gone)
     }
 
@@ -102,7 +103,11 @@ impl Session {
     fn respond(&mut self, kind: &str, names: &[String], removed: Vec<String>) -> DeltaDiscoveryResponse {
         let table = self.table(kind);
         let found = names.iter().filter_map(|name| table.get(name).map(|body| (name, body)));
-        let resources = found.map(|(name, body)| Resource { name: name.clone(), resource: Some(body.clone()), ..Resource::default() });
+        let resources = found.map(|(name, body)| Resource {
+            name: name.clone(),
+            resource: Some(body.clone()),
+            ..Resource::default()
+        });
         self.nonce += 1;
         let nonce = format!("replay-{}", self.nonce);
         if let Some(subscription) = self.subscriptions.get_mut(kind) {
@@ -160,7 +165,8 @@ mod tests {
     fn a_shift_sends_the_changed_routes_to_those_who_asked_for_them() {
         let (recordings, mut session) = session();
         let shift = recordings.tables("curl", Scenario::Shift).expect("recorded");
-        let first = session.handle(request(type_url::ROUTE_CONFIGURATION, &["9080"])).expect("no refusal").expect("response");
+        let first =
+            session.handle(request(type_url::ROUTE_CONFIGURATION, &["9080"])).expect("no refusal").expect("response");
         let pushed = session.push(shift, 2);
         assert_eq!(pushed.len(), 1);
         assert_ne!(pushed[0].resources[0].resource, first.resources[0].resource);

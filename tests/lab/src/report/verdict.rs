@@ -1,0 +1,45 @@
+//! What was found, in one table and one line.
+
+use anyhow::Result;
+use comfy_table::Table;
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use std::time::Duration;
+
+/// Findings so far.
+#[derive(Default)]
+pub struct Verdict {
+    findings: Vec<(&'static str, Result<String>)>,
+}
+
+impl Verdict {
+    /// Adds one; a failure is told at once and does not end the run.
+    pub fn note(&mut self, what: &'static str, finding: Result<String>) {
+        if let Err(error) = &finding {
+            println!("  NOT AS IT SHOULD BE: {error:#}");
+        }
+        self.findings.push((what, finding));
+    }
+
+    /// Prints all; true when nothing failed.
+    pub fn print(&self, elapsed: Duration) -> bool {
+        let mut table = Table::new();
+        table.load_style(UTF8_HORIZONTAL_ONLY).set_header(["", "", "finding"]);
+        for (what, finding) in &self.findings {
+            match finding {
+                Ok(text) => table.add_row(["ok", what, text]),
+                Err(error) => table.add_row(["FAILED", what, &format!("{error:#}")]),
+            };
+        }
+        let failed = self.findings.iter().filter(|(_, finding)| finding.is_err()).count();
+        let (passed, seconds) = (self.findings.len() - failed, elapsed.as_secs());
+        println!("\n{table}");
+        match failed {
+            0 => println!("\nVERDICT: it works: all {passed} findings hold ({seconds} s)"),
+            _ => println!(
+                "\nVERDICT: it does not work: {failed} of {} findings don't hold ({seconds} s)",
+                self.findings.len()
+            ),
+        }
+        failed == 0
+    }
+}
