@@ -86,6 +86,9 @@ async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     service::logging::init(&arguments.log)?;
     let shutdown = service::signal::shutdown()?;
+    // Calls under way still need these while the daemon stops.
+    let background = CancellationToken::new();
+    let _background = background.clone().drop_guard();
     let _only = only_one(&arguments.state_dir)?;
     let health = Health::new("istio-dpu-cni-node");
     health.require(&[controller::CONDITION, DATAPLANE, VFS]);
@@ -96,19 +99,19 @@ async fn main() -> anyhow::Result<()> {
     let daemon = Arc::new(daemon(&arguments, &store, seen, metrics, health.clone()).await?);
     let shown = Arc::clone(&daemon);
     let routes = Routes::new().get("/attachments", move || shown.attachments());
-    service::http::serve(arguments.health_listen, health.clone(), registry, routes, shutdown.clone()).await?;
+    service::http::serve(arguments.health_listen, health.clone(), registry, routes, background.clone()).await?;
 
     let Arguments { controller, tls, node, .. } = &arguments;
     tokio::spawn(controller::follow(controller.clone(), tls.clone(), node.clone(), mesh, health));
     let intent = NodeIntent { node: node.clone(), records: Arc::clone(&daemon.records), mesh: daemon.mesh.clone() };
-    tokio::spawn(Arc::clone(&daemon.forwarding).run(Arc::new(intent), shutdown.clone()));
+    tokio::spawn(Arc::clone(&daemon.forwarding).run(Arc::new(intent), background.clone()));
     tokio::spawn(nudge(Arc::clone(&daemon)));
     // Both sockets are bound before anything is undone, so that callers wait and are not refused.
     let calls = server::bind(&arguments.socket)?;
-    publish(&arguments, store, shutdown.clone())?;
+    publish(&arguments, store, background.clone())?;
     daemon.recover().await;
-    tokio::spawn(Arc::clone(&daemon).retry(shutdown.clone()));
-    tokio::spawn(Arc::clone(&daemon).observe(shutdown.clone()));
+    tokio::spawn(Arc::clone(&daemon).retry(background.clone()));
+    tokio::spawn(Arc::clone(&daemon).observe(background));
     tracing::info!(node, socket = %arguments.socket.display(), "calls of the plugin are taken");
     server::serve(calls, daemon, shutdown).await;
     Ok(())

@@ -63,10 +63,10 @@ impl Mesh {
     }
 
     /// How to treat the pod; `None` when the controller has not told of it. A pod of the same name
-    /// and another uid is another pod.
+    /// and another uid is another pod; an empty uid, on either side, is not known.
     pub fn treatment(&self, namespace: &str, name: &str, uid: &str) -> Option<Treatment> {
-        let workload =
-            self.workload(namespace, name).filter(|workload| workload.uid.is_empty() || workload.uid == uid)?;
+        let is_same = |workload: &&Workload| uid.is_empty() || workload.uid.is_empty() || workload.uid == uid;
+        let workload = self.workload(namespace, name).filter(is_same)?;
         let bypass_on_failure = workload.on_failure() == OnFailure::Bypass;
         Some(Treatment { governed: workload.governed, bypass_on_failure })
     }

@@ -16,6 +16,9 @@ use tokio_util::sync::CancellationToken;
 /// A caller sends its request and takes its answer within this.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Calls under way get this long when the daemon is told to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Listens at `path`, for root only. A socket that nobody listens on any more is replaced.
 pub fn bind(path: &Path) -> io::Result<UnixListener> {
     let named =
@@ -35,7 +38,7 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Takes calls until `shutdown`, then lets those under way come to their end.
+/// Takes calls until `shutdown`, then lets those under way come to their end, if that is soon.
 pub async fn serve(listener: UnixListener, daemon: Arc<Daemon>, shutdown: CancellationToken) {
     let mut calls = JoinSet::new();
     loop {
@@ -52,7 +55,9 @@ pub async fn serve(listener: UnixListener, daemon: Arc<Daemon>, shutdown: Cancel
             }
         }
     }
-    calls.join_all().await;
+    if tokio::time::timeout(STOP_TIMEOUT, calls.join_all()).await.is_err() {
+        tracing::warn!("calls under way are given up; the next start undoes them");
+    }
 }
 
 async fn call(mut stream: UnixStream, daemon: Arc<Daemon>) {

@@ -219,3 +219,66 @@ async fn a_caller_that_speaks_garbage_is_told_so() {
         assert!(answer.contains("\"code\":6"), "{answer}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_may_have_addresses_of_both_families() {
+    let mut host = Host::start().await;
+    let netns = host.pod("a");
+    let ranges = json!([[{ "subnet": "10.244.1.0/24", "rangeStart": "10.244.1.10" }], [{ "subnet": "fd00:1::/64" }]]);
+    let result = host.call("ADD", "a", &netns, |conf| conf["ipam"]["ranges"] = ranges).await.expect("attached");
+    assert_eq!(result["ips"][1]["gateway"], "fe80::1");
+    let address = result["ips"][1]["address"].as_str().expect("address");
+    assert!(address.ends_with("/128"), "{address}");
+    let shown = run(&format!("ip -n {netns} -6 -o addr show eth0"));
+    assert!(shown.contains(address.trim_end_matches("/128")), "{shown}");
+    assert!(run(&format!("ip -n {netns} -6 route")).contains("default via fe80::1 dev eth0"));
+    assert_eq!(host.dataplane.ports()[0].addresses.len(), 2);
+    host.call("CHECK", "a", &netns, |conf| conf["prevResult"] = result.clone()).await.expect("as it was made");
+    host.del("a", &netns).await.expect("detached");
+    host.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_dataplane_is_away_nothing_is_given_and_no_address_is_reused() {
+    let mut host = Host::start().await;
+    let (a, b) = (host.pod("a"), host.pod("b"));
+    host.add("a", &a).await.expect("attached");
+    host.dataplane.set_down(true);
+    let error = host.add("b", &b).await.expect_err("no dataplane");
+    assert!(error.code == code::TRY_AGAIN_LATER && error.msg.contains("the link to the DPU is down"), "{error}");
+    host.del("a", &a).await.expect("the runtime need not ask again");
+    assert!(!run(&format!("ip -n {a} -o link")).contains("eth0"), "the VF left the pod at once");
+    assert!(host.audit()["addresses given"].contains("10.244.1.10"), "the port may still let it pass");
+    let attachments = host.get("/attachments");
+    assert!(
+        attachments.contains("\"removing\"") && attachments.contains("the link to the DPU is down"),
+        "{attachments}"
+    );
+    host.dataplane.set_down(false);
+    host.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemon_tells_how_it_is() {
+    let mut host = Host::start().await;
+    let netns = host.pod("a");
+    host.add("a", &netns).await.expect("attached");
+    eventually("ready", || host.get("/readyz").contains("200 OK")).await;
+    eventually("counted", || host.get("/metrics").contains("cni_vfs{state=\"free\"} 3")).await;
+    let attachments = host.get("/attachments");
+    for part in ["\"pod\": \"a\"", "\"state\": \"attached\"", "\"port\": \"open\"", "\"vf\": \"vf0\""] {
+        assert!(attachments.contains(part), "{part} is not in {attachments}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_told_to_stop_ends_soon_and_leaves_attachments_as_they_are() {
+    let mut host = Host::start().await;
+    let netns = host.pod("a");
+    host.add("a", &netns).await.expect("attached");
+    let (before, started) = (host.audit(), Instant::now());
+    run(&format!("kill -TERM {}", host.pid()));
+    assert!(host.wait().success());
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert_eq!(host.audit(), before);
+}

@@ -11,6 +11,7 @@ use mesh_api::dataplane::{
     PortStatuses, State, WatchPortsRequest,
 };
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
@@ -19,12 +20,14 @@ use tonic::{Request, Response, Status};
 pub struct FakeDataplane {
     state: watch::Sender<State>,
     /// Ports stay closed, for this reason.
-    pub hold: Mutex<Option<String>>,
+    hold: Mutex<Option<String>>,
+    /// No call is answered.
+    down: AtomicBool,
 }
 
 impl Default for FakeDataplane {
     fn default() -> Self {
-        Self { state: watch::Sender::new(State::default()), hold: Mutex::default() }
+        Self { state: watch::Sender::new(State::default()), hold: Mutex::default(), down: AtomicBool::new(false) }
     }
 }
 
@@ -48,6 +51,18 @@ impl FakeDataplane {
         self.state.send_modify(|_| {});
     }
 
+    pub fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::SeqCst);
+    }
+
+    #[allow(clippy::result_large_err)]
+    fn answers(&self) -> Result<(), Status> {
+        match self.down.load(Ordering::SeqCst) {
+            true => Err(Status::unavailable("the link to the DPU is down")),
+            false => Ok(()),
+        }
+    }
+
     fn statuses(&self) -> PortStatuses {
         let hold = self.hold.lock().expect("lock").clone();
         let status = |port: &Port| PortStatus {
@@ -67,6 +82,7 @@ impl Dataplane for Fake {
     type WatchPortsStream = BoxStream<'static, Result<PortStatuses, Status>>;
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
+        self.0.answers()?;
         let mut state = self.0.state();
         for operation in request.into_inner().operations {
             match operation.operation.ok_or_else(|| Status::invalid_argument("empty operation"))? {
@@ -95,6 +111,7 @@ impl Dataplane for Fake {
     }
 
     async fn get_state(&self, _: Request<GetStateRequest>) -> Result<Response<State>, Status> {
+        self.0.answers()?;
         Ok(Response::new(self.0.state()))
     }
 

@@ -13,6 +13,7 @@ use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -32,13 +33,18 @@ pub fn run(line: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn listen_in(netns: &str) -> TcpListener {
+/// Runs `work` in a namespace, on a thread of its own.
+fn inside<T: Send + 'static>(netns: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let file = File::open(format!("/run/netns/{netns}")).expect("namespace");
-    let listen = move || {
+    let enter = move || {
         setns(file, CloneFlags::CLONE_NEWNET).expect("entered");
-        TcpListener::bind("127.0.0.1:0").expect("bound")
+        work()
     };
-    let listener = std::thread::spawn(listen).join().expect("listening");
+    std::thread::spawn(enter).join().expect("done")
+}
+
+fn listen_in(netns: &str) -> TcpListener {
+    let listener = inside(netns, || TcpListener::bind("127.0.0.1:0").expect("bound"));
     listener.set_nonblocking(true).expect("nonblocking");
     listener
 }
@@ -173,6 +179,11 @@ impl Host {
         self.daemon.as_ref().map(Child::id).expect("the daemon runs")
     }
 
+    /// Waits until the daemon has ended by itself.
+    pub fn wait(&mut self) -> std::process::ExitStatus {
+        self.daemon.take().expect("the daemon runs").wait().expect("it ends")
+    }
+
     pub fn kill(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             // A test may have killed it already.
@@ -248,6 +259,18 @@ impl Host {
 
     pub async fn del(&self, pod: &str, netns: &str) -> Result<Value, CniError> {
         self.call("DEL", pod, netns, |_| {}).await
+    }
+
+    /// Answer of the daemon's health server.
+    pub fn get(&self, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+        inside(&self.host(), move || {
+            let mut stream = std::net::TcpStream::connect("127.0.0.1:15121").expect("listening");
+            stream.write_all(request.as_bytes()).expect("sent");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).expect("answered");
+            answer
+        })
     }
 
     /// Everything that an attachment may leave: links of host and DPU, IPAM files, records, ports.
