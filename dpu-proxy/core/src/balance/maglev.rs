@@ -80,6 +80,16 @@ impl Turn {
 mod tests {
     use super::*;
 
+    #[test]
+    fn hashes_fall_on_the_endpoints_that_envoy_chooses() {
+        let key = |(port, weight): (u16, u32)| (format!("127.0.0.1:{port}"), weight);
+        let keys = [(29_911, 1), (29_912, 2), (29_913, 1), (29_914, 3)].map(key);
+        let choice = Maglev::new(&keys, 65_537);
+        let at = |number: u32| choice.choose(xxh64(format!("key-{number}").as_bytes(), 0), 0).expect("an endpoint");
+        let chosen: String = (0..24).map(|number| (at(number) + 1).to_string()).collect();
+        assert_eq!(chosen, "244444443442424412334122");
+    }
+
     fn turns(list: &[(u64, u64)]) -> Vec<Turn> {
         let of = |(offset, skip): &(u64, u64)| Turn { offset: *offset, skip: *skip, next: 0, weight: 1.0, target: 0.0 };
         list.iter().map(of).collect()

@@ -55,6 +55,16 @@ impl Ring {
 mod tests {
     use super::*;
 
+    #[test]
+    fn hashes_fall_on_the_endpoints_that_envoy_chooses() {
+        let key = |(port, weight): (u16, u32)| (format!("127.0.0.1:{port}"), weight);
+        let keys = [(29_911, 1), (29_912, 2), (29_913, 1), (29_914, 3)].map(key);
+        let choice = Ring::new(&keys, 1024, 8_388_608);
+        let at = |number: u32| choice.choose(xxh64(format!("key-{number}").as_bytes(), 0), 0).expect("an endpoint");
+        let chosen: String = (0..24).map(|number| (at(number) + 1).to_string()).collect();
+        assert_eq!(chosen, "441144343424442114134123");
+    }
+
     fn keys(weights: &[u32]) -> Vec<(String, u32)> {
         weights.iter().enumerate().map(|(index, weight)| (format!("10.0.0.{index}:80"), *weight)).collect()
     }

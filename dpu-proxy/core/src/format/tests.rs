@@ -154,3 +154,13 @@ fn a_filter_decides_whether_the_line_is_written() {
         assert_eq!(output.is_empty(), !expected);
     }
 }
+
+#[test]
+fn no_flag_is_a_dash_everywhere() {
+    let facts = Facts { flags: Vec::new(), ..Facts::new() };
+    let template = FormatTemplate { parts: vec![command(Command::ResponseFlags)] };
+    let mut output = Vec::new();
+    render(&template, &facts, Missing::Empty, &mut output);
+    json::render(&[("f".to_owned(), JsonValue::Template(template))], &facts, &mut output);
+    assert_eq!(output, br#"-{"f":"-"}"#);
+}

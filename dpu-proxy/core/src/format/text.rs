@@ -91,7 +91,7 @@ fn write(command: &Command, heads: &Heads<'_>, context: &dyn FormatContext, outp
         Command::Trailer(name, other) => {
             output.extend_from_slice(header(heads.trailers?, name, other.as_deref())?);
         }
-        Command::ResponseFlags => flags(context, output)?,
+        Command::ResponseFlags => flags(context, output),
         Command::ResponseCode => number(u64::from(context.response_code().unwrap_or(0)), output),
         Command::BytesReceived => number(context.bytes_received(), output),
         Command::BytesSent => number(context.bytes_sent(), output),
@@ -159,7 +159,8 @@ fn header<'a>(block: &'a HeaderBlock, name: &str, other: Option<&str>) -> Option
     block.get(name.as_bytes()).or_else(|| block.get(other?.as_bytes()))
 }
 
-fn flags(context: &dyn FormatContext, output: &mut Vec<u8>) -> Option<()> {
+/// No flag is a dash everywhere, also in JSON and header templates.
+fn flags(context: &dyn FormatContext, output: &mut Vec<u8>) {
     let start = output.len();
     context.response_flags(&mut |flag| {
         if output.len() > start {
@@ -167,7 +168,9 @@ fn flags(context: &dyn FormatContext, output: &mut Vec<u8>) -> Option<()> {
         }
         output.extend_from_slice(flag.as_bytes());
     });
-    (output.len() > start).then_some(())
+    if output.len() == start {
+        output.push(b'-');
+    }
 }
 
 fn list(items: &[String], output: &mut Vec<u8>) -> Option<()> {

@@ -47,15 +47,10 @@ fn append(element: &str, head: &mut RequestHead) {
     head.headers.set(NAME, &list);
 }
 
+/// In Envoy's order, whatever the order of the configuration.
 fn element(details: ClientCertDetails, certificate: &ClientCertificate<'_>) -> String {
-    let mut parts = Vec::new();
-    if let Some(own) = certificate.local_uri_sans.first() {
-        parts.push(format!("By={own}"));
-    }
+    let mut parts: Vec<String> = certificate.local_uri_sans.iter().map(|own| format!("By={own}")).collect();
     parts.push(format!("Hash={}", hex(certificate.sha256)));
-    if details.subject {
-        parts.push(format!("Subject=\"{}\"", certificate.subject));
-    }
     if details.cert {
         let leaf = certificate.chain_der.first().map_or(&[][..], Vec::as_slice);
         parts.push(format!("Cert=\"{}\"", url_encoded(&pem(leaf))));
@@ -64,11 +59,17 @@ fn element(details: ClientCertDetails, certificate: &ClientCertificate<'_>) -> S
         let chain: String = certificate.chain_der.iter().map(|der| pem(der)).collect();
         parts.push(format!("Chain=\"{}\"", url_encoded(&chain)));
     }
-    if details.dns {
-        parts.extend(certificate.dns_sans.iter().map(|name| format!("DNS={name}")));
+    if details.subject {
+        parts.push(format!("Subject=\"{}\"", certificate.subject));
+    }
+    if details.uri && certificate.uri_sans.is_empty() {
+        parts.push("URI=".to_owned());
     }
     if details.uri {
-        parts.push(format!("URI={}", certificate.uri_sans.first().map_or("", String::as_str)));
+        parts.extend(certificate.uri_sans.iter().map(|uri| format!("URI={uri}")));
+    }
+    if details.dns {
+        parts.extend(certificate.dns_sans.iter().map(|name| format!("DNS={name}")));
     }
     parts.join(";")
 }
@@ -131,8 +132,8 @@ mod tests {
         use ForwardClientCert::{AlwaysForwardOnly, AppendForward, ForwardOnly, Sanitize, SanitizeSet};
         let old = Some("old");
         let own = format!(
-            "By=spiffe://td/ns/a/sa/server;Hash={};Subject=\"CN=x,O=y\";DNS=a.test;DNS=b.test;\
-             URI=spiffe://td/ns/a/sa/client",
+            "By=spiffe://td/ns/a/sa/server;Hash={};Subject=\"CN=x,O=y\";\
+             URI=spiffe://td/ns/a/sa/client;DNS=a.test;DNS=b.test",
             "ab".repeat(32)
         );
         assert_eq!(sent(Sanitize, true, old), None);
