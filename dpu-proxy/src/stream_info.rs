@@ -196,6 +196,21 @@ impl StreamInfo {
         }
     }
 
+    /// Begins again with another stream; keeps the memory of its texts.
+    pub fn restart(&mut self, started: Instant, started_wall: SystemTime) {
+        let mut fresh = Self::since(started, started_wall);
+        for (text, kept) in [
+            (&mut fresh.details, &mut self.details),
+            (&mut fresh.connection_termination_details, &mut self.connection_termination_details),
+            (&mut fresh.route, &mut self.route),
+            (&mut fresh.stream_id, &mut self.stream_id),
+        ] {
+            *text = std::mem::take(kept);
+            text.clear();
+        }
+        *self = fresh;
+    }
+
     /// Time since it began.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()

@@ -1,30 +1,101 @@
 //! The HTTP data path.
+//!
+//! * `http1`, `http2`: the downstream side, up to a request's head. `wire`, `leg`: connections of both sides.
+//! * `request`: one request: decided (`decide`), forwarded (`plan`, `attempt`, `flight`), answered (`reply`).
+//! * `pool`: upstream connections. `buffer`, `timer`: memory and clocks that cost nothing while nothing happens.
+//! * `session`: what requests of one connection share and use again.
+
+mod attempt;
+mod buffer;
+mod date;
+mod decide;
+mod filters;
+mod flight;
+mod http1;
+mod http2;
+mod leg;
+mod outcome;
+mod plan;
+mod pool;
+mod prefixed;
+mod reply;
+mod request;
+mod session;
+mod timer;
+mod translate;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+pub use pool::HostState;
 
 use crate::connection::Connection;
 use crate::io::Stream;
 use crate::worker::Worker;
-use dpu_proxy_core::model::HttpConnectionManager;
+use dpu_proxy_core::model::{CodecType, HttpConnectionManager};
+use session::Session;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use wire::Wire;
 
 /// What the HTTP path keeps per worker.
 #[derive(Debug, Default)]
-pub struct WorkerState {}
+pub struct WorkerState {
+    date: date::Date,
+    /// Requests that are delayed by an injected fault.
+    faults: Rc<std::cell::Cell<u32>>,
+}
 
 /// What it keeps per cluster on a worker; dropped with the cluster.
 #[derive(Debug, Default)]
 pub struct ClusterState {}
 
-/// What it keeps per host of a cluster on a worker (pools); dropped with the host.
-#[derive(Debug, Default)]
-pub struct HostState {}
+/// How an HTTP/2 connection begins.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Serves one downstream connection until it ends. `connection` is refreshed by the callee
-/// (`Connection::refresh`) when the snapshot changes.
+/// Serves one downstream connection until it ends. `connection` is refreshed between requests when the
+/// snapshot changes.
 pub async fn serve_connection(
-    _worker: Rc<Worker>,
-    _connection: Connection,
-    _manager: Arc<HttpConnectionManager>,
-    _stream: Stream,
+    worker: Rc<Worker>,
+    connection: Connection,
+    manager: Arc<HttpConnectionManager>,
+    stream: Stream,
 ) {
+    let by_alpn = match (connection.alpn(), manager.codec) {
+        (_, CodecType::Http1) => Some(false),
+        (_, CodecType::Http2) | ("h2", CodecType::Auto) => Some(true),
+        ("http/1.1" | "http/1.0", CodecType::Auto) => Some(false),
+        _ => None,
+    };
+    let session = Session::new(worker, connection, manager);
+    let mut wire = Wire::new(stream);
+    let is_http2 = match by_alpn {
+        Some(is_http2) => is_http2,
+        None => is_preface(&mut wire).await,
+    };
+    match is_http2 {
+        true => http2::serve_connection(session, wire.into_prefixed()).await,
+        false => http1::serve_connection(session, wire).await,
+    }
+}
+
+/// Reads until it is clear whether the client begins with HTTP/2.
+async fn is_preface(wire: &mut Wire) -> bool {
+    loop {
+        let seen = wire.read_ahead();
+        let compared = seen.len().min(PREFACE.len());
+        if seen[..compared] != PREFACE[..compared] {
+            return false;
+        }
+        if compared == PREFACE.len() {
+            return true;
+        }
+        match poll_fn(|cx| wire.poll_fill(cx)).await {
+            Ok(1..) => {}
+            // The next read says the same again.
+            Ok(_) | Err(_) => return false,
+        }
+    }
 }
