@@ -207,6 +207,15 @@ INLINE void local_address(struct bpf_sk_lookup *lookup, struct address *address)
 	address->words[3] = last;
 }
 
+/* Only an open governed port has a listener; for any other, no socket of the DPU is meant. */
+INLINE int steer_port(struct bpf_sk_lookup *lookup, const struct port *port, __u32 device)
+{
+	if (port->flags & PORT_GOVERNED && port->flags & PORT_OPEN)
+		return assign(lookup, device, port->slot);
+	count_drop(port->slot, port->flags & PORT_OPEN ? DROP_UNGOVERNED : DROP_PORT_CLOSED);
+	return SK_DROP;
+}
+
 SEC("sk_lookup")
 int steer(struct bpf_sk_lookup *lookup)
 {
@@ -216,21 +225,14 @@ int steer(struct bpf_sk_lookup *lookup)
 	if (lookup->protocol != IPPROTO_TCP)
 		return SK_PASS;
 	struct port *port = bpf_map_lookup_elem(&PORTS, &ifindex);
-	if (port) {
-		if ((port->flags & (PORT_OPEN | PORT_GOVERNED)) != (PORT_OPEN | PORT_GOVERNED))
-			return SK_DROP;
-		return assign(lookup, ifindex, port->slot);
-	}
+	if (port)
+		return steer_port(lookup, port, ifindex);
 	if (!uplink || uplink->ifindex != ifindex)
 		return SK_PASS;
 	local_address(lookup, &address);
 	__u32 to = endpoint_of(0, &address);
 	port = to ? bpf_map_lookup_elem(&PORTS, &to) : 0;
-	if (!port)
-		return SK_PASS;
-	if ((port->flags & (PORT_OPEN | PORT_GOVERNED)) != (PORT_OPEN | PORT_GOVERNED))
-		return SK_DROP;
-	return assign(lookup, ifindex, port->slot);
+	return port ? steer_port(lookup, port, ifindex) : SK_PASS;
 }
 
 char _license[] SEC("license") = "Apache-2.0";

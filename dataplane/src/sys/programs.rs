@@ -193,6 +193,13 @@ impl Programs {
         program.try_into().map_err(|error| KernelError::object(hook.program(), &error))
     }
 
+    /// The sk_lookup program.
+    pub fn steering(&mut self) -> Result<&mut SkLookup, KernelError> {
+        let program = self.object.program_mut("steer");
+        let program = program.ok_or(KernelError::Object { what: "steer", reason: "not in the object".to_owned() })?;
+        program.try_into().map_err(|error| KernelError::object("steer", &error))
+    }
+
     /// Runs the hook's program on the interface, in the place of an older version of it.
     pub fn attach(&mut self, hook: Hook, interface: &str, ifindex: u32) -> Result<(), KernelError> {
         let pin = self.link_pin(&link_name(hook, ifindex))?;
@@ -223,9 +230,7 @@ impl Programs {
         remove(&next)?;
         let path = PathBuf::from("/proc/thread-self/ns/net");
         let namespace = File::open(&path).map_err(|source| KernelError::File { action: "open", path, source })?;
-        let program = self.object.program_mut("steer");
-        let program = program.ok_or(KernelError::Object { what: "steer", reason: "not in the object".to_owned() })?;
-        let program: &mut SkLookup = program.try_into().map_err(|error| refused(&error))?;
+        let program = self.steering()?;
         let id = program.attach(namespace).map_err(|error| refused(&error))?;
         let link: FdLink = program.take_link(id).map_err(|error| refused(&error))?.into();
         link.pin(&next).map(drop).map_err(|error| refused(&error))?;

@@ -8,6 +8,7 @@
 //! * `http1`: the HTTP/1.1 codec, sans I/O. `head` is the request and response head that all codecs share.
 
 pub mod balance;
+pub mod config;
 pub mod format;
 pub mod head;
 pub mod http1;

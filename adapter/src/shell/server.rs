@@ -1,0 +1,87 @@
+//! The gRPC server that dpu-proxy calls: discovery, and certificate signing.
+
+use super::args::Args;
+use super::relay::Relay;
+use anyhow::Context;
+use mesh_api::ca::certificate_relay_server::CertificateRelayServer;
+use service::grpc::program_identity;
+use service::signal::CancellationToken;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::Status;
+use tonic::transport::Server;
+use xds::server::{Event, Peer, Store};
+
+/// How long streams may take to end after the stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The certificate name that a caller must show; `None` where the server has no TLS (loopback only).
+pub(super) fn proxy_identity(args: &Args) -> Option<String> {
+    args.tls.tls_certificate.as_ref().map(|_| program_identity("dpu-proxy", &args.node))
+}
+
+/// Binds and serves until the stop.
+pub(super) async fn serve(
+    args: &Args,
+    store: Store,
+    events: mpsc::UnboundedSender<Event>,
+    relay: Relay,
+    stop: CancellationToken,
+) -> anyhow::Result<(SocketAddr, JoinHandle<()>)> {
+    let tls = args.tls.server_at(args.listen)?;
+    let mut server = Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .initial_stream_window_size(4 * 1024 * 1024);
+    if let Some(tls) = tls {
+        server = server.tls_config(tls).context("TLS of --listen")?;
+    }
+    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+    let bound = listener.local_addr()?;
+    let authorize = authorize(args.node.clone(), proxy_identity(args));
+    let serving = server
+        .add_service(xds::server::service(store.clone(), authorize, events))
+        .add_service(CertificateRelayServer::new(relay))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.clone().cancelled_owned());
+    tracing::info!(address = %bound, "dpu-proxy is served");
+    Ok((bound, tokio::spawn(run(serving, store, stop))))
+}
+
+async fn run(
+    serving: impl Future<Output = Result<(), tonic::transport::Error>>,
+    store: Store,
+    stop: CancellationToken,
+) {
+    let closing = async {
+        stop.cancelled().await;
+        store.close();
+        tokio::time::sleep(STOP_TIMEOUT).await;
+    };
+    tokio::select! {
+        served = serving => if let Err(error) = served {
+            tracing::error!(%error, "the server for dpu-proxy ended");
+        },
+        () = closing => tracing::warn!("streams of dpu-proxy did not end in time"),
+    }
+}
+
+/// The proxy of this node sees the one view, which has the node's name.
+fn authorize(node: String, expected: Option<String>) -> impl xds::server::Authorize {
+    move |peer: &Peer| {
+        if let Some(expected) = expected.as_ref().filter(|expected| !peer.identities.contains(expected)) {
+            let shown = &peer.identities;
+            return Err(Status::permission_denied(format!("caller must be {expected}; it showed {shown:?}")));
+        }
+        match peer.node.id == node {
+            true => Ok(node.clone()),
+            false => Err(Status::permission_denied(format!(
+                "this is the adapter of node {node:?}, not of {:?}",
+                peer.node.id
+            ))),
+        }
+    }
+}
