@@ -8,6 +8,7 @@ use super::{cluster, endpoint, listener, route};
 use crate::model::{Cluster, EndpointSet, Listener, RouteConfig};
 use mesh_api::{Any, proxy, type_url};
 use mesh_model::{Identity, PortId, WorkloadUid};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use xxhash_rust::xxh64::xxh64;
@@ -31,6 +32,7 @@ pub struct WorkloadSpec {
     pub namespace: String,
     pub name: String,
     pub workload_name: String,
+    pub labels: HashMap<String, String>,
     pub identity: Identity,
     pub addresses: Vec<IpAddr>,
     pub port: PortId,
@@ -147,6 +149,7 @@ fn workload(at: At<'_>, name: &str, proto: &proxy::Workload) -> Result<WorkloadS
         namespace: proto.namespace.clone(),
         name: proto.name.clone(),
         workload_name: proto.workload_name.clone(),
+        labels: proto.labels.clone(),
         identity,
         addresses: proto.addresses.iter().enumerate().map(address).collect::<Result<_, _>>()?,
         port: PortId(proto.port_id.clone()),

@@ -118,6 +118,7 @@ impl Scopes {
             namespace: spec.namespace.clone(),
             name: spec.name.clone(),
             workload_name: spec.workload_name.clone(),
+            labels: spec.labels.clone(),
             identity: spec.identity.clone(),
             addresses: spec.addresses.clone(),
             port: spec.port.clone(),
