@@ -3,6 +3,9 @@
 use futures_util::FutureExt;
 use mesh_api::envoy::config::core::v3::Node;
 use mesh_api::type_url;
+use rcgen::string::Ia5String;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use service::grpc::TlsArgs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command};
@@ -31,23 +34,28 @@ fn free_address() -> SocketAddr {
 }
 
 fn start(manifests: &Path) -> Program {
+    start_with(manifests, &[])
+}
+
+fn start_with(manifests: &Path, more: &[String]) -> Program {
     let (listen, health) = (free_address(), free_address());
     let child = Command::new(env!("CARGO_BIN_EXE_istio-dpu-controller"))
         .args(["--manifests", manifests.to_str().expect("UTF-8")])
         .args(["--listen", &listen.to_string(), "--health-listen", &health.to_string()])
+        .args(more)
         .spawn()
         .expect("the program starts");
     Program { child, listen, health }
 }
 
 fn follow(program: &Program, node: &str) -> (Handle, mpsc::Receiver<Event>) {
-    let uri = format!("http://{}", program.listen);
+    follow_at(format!("http://{}", program.listen), TlsArgs::default(), node)
+}
+
+fn follow_at(uri: String, tls: TlsArgs, node: &str) -> (Handle, mpsc::Receiver<Event>) {
     let connect = move || {
-        let uri = uri.clone();
-        async move {
-            service::grpc::channel(&uri, &Default::default(), "controller").await.map_err(|error| error.to_string())
-        }
-        .boxed()
+        let (uri, tls) = (uri.clone(), tls.clone());
+        async move { service::grpc::channel(&uri, &tls, "controller").await.map_err(|error| error.to_string()) }.boxed()
     };
     let options = Options {
         node: Node { id: node.to_owned(), ..Node::default() },
@@ -122,6 +130,58 @@ async fn a_node_without_object_is_told_so() {
         let event = tokio::time::timeout(Duration::from_secs(20), events.recv()).await.expect("in time");
         if matches!(event, Some(Event::Disconnected { reason }) if reason.contains("there is no Node \"host9\"")) {
             return;
+        }
+    }
+}
+
+/// Writes a program's certificate, with the DNS name `controller` for servers.
+fn issue(folder: &Path, authority: &Issuer<'_, KeyPair>, name: &str, uri: &str) -> TlsArgs {
+    let text = |text: &str| Ia5String::try_from(text.to_owned()).expect("ASCII");
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::URI(text(uri)), SanType::DnsName(text("controller"))];
+    let key = KeyPair::generate().expect("key");
+    let certificate = params.signed_by(&key, authority).expect("signed");
+    let file = |suffix: &str| folder.join(format!("{name}{suffix}"));
+    std::fs::write(file(".pem"), certificate.pem()).expect("written");
+    std::fs::write(file("-key.pem"), key.serialize_pem()).expect("written");
+    TlsArgs {
+        tls_certificate: Some(file(".pem")),
+        tls_key: Some(file("-key.pem")),
+        tls_ca: Some(folder.join("ca.pem")),
+        insecure: false,
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_opens_the_view_of_its_own_node_and_no_other() {
+    let (folder, files) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
+    std::fs::write(folder.path().join("node.yaml"), format!("{NODE}---\n{}", NODE.replace("host1", "host2")))
+        .expect("written");
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().expect("key");
+    std::fs::write(files.path().join("ca.pem"), params.self_signed(&key).expect("signed").pem()).expect("written");
+    let authority = Issuer::new(params, key);
+    let server = issue(files.path(), &authority, "controller", "spiffe://dpumesh/controller/control");
+    let client = issue(files.path(), &authority, "client", "spiffe://dpumesh/cni-node/host1");
+    let flag =
+        |name: &str, path: Option<std::path::PathBuf>| [name.to_owned(), path.expect("file").display().to_string()];
+    let flags = [
+        flag("--tls-certificate", server.tls_certificate),
+        flag("--tls-key", server.tls_key),
+        flag("--tls-ca", server.tls_ca),
+    ];
+    let program = start_with(folder.path(), &flags.concat());
+    let uri = format!("https://{}", program.listen);
+    let (handle, mut events) = follow_at(uri.clone(), client.clone(), "host1");
+    assert_eq!(next(&handle, &mut events, type_url::NODE).await.changed.len(), 2);
+    let (_handle, mut events) = follow_at(uri, client, "host2");
+    loop {
+        let event = tokio::time::timeout(Duration::from_secs(20), events.recv()).await.expect("in time");
+        match event.expect("client") {
+            Event::Disconnected { reason } if reason.contains("needs a certificate for") => return,
+            Event::Update(update) => panic!("told of another node: {update:?}"),
+            _ => {}
         }
     }
 }

@@ -6,7 +6,7 @@
 use istio_dpu_cni::error::{CniError, code};
 use mesh_api::dataplane as wire;
 use mesh_api::type_url;
-use mesh_api::workload::{Network, Node, OnFailure, Service, Workload};
+use mesh_api::workload::{Backend, Network, Node, OnFailure, Service, Workload};
 use std::collections::{BTreeMap, BTreeSet};
 use xds::{Rejected, Resource};
 
@@ -85,11 +85,12 @@ impl Mesh {
         Ok((network.vni, Some(network.mtu).filter(|mtu| *mtu > 0)))
     }
 
-    /// Routes to the pods of all other nodes.
+    /// Routes to the pods of all other nodes, of the family of their underlay address.
     pub fn routes(&self, own_node: &str) -> Vec<wire::Route> {
         let others = self.nodes.values().filter(|node| node.name != own_node && !node.underlay_address.is_empty());
         let routes = others.flat_map(|node| {
-            node.pod_cidrs.iter().map(|prefix| wire::Route {
+            let reachable = node.pod_cidrs.iter().filter(|prefix| is_v4(prefix) == is_v4(&node.underlay_address));
+            reachable.map(|prefix| wire::Route {
                 prefix: prefix.clone(),
                 next_hop: node.underlay_address.clone(),
                 vni: 0,
@@ -98,14 +99,15 @@ impl Mesh {
         routes.collect()
     }
 
-    /// Service addresses with their ready backends.
+    /// Service addresses with their ready backends of the same family.
     pub fn services(&self) -> Vec<wire::Service> {
         let mut all = Vec::new();
         for service in self.services.values() {
             for (vip, port) in service.vips.iter().flat_map(|vip| service.ports.iter().map(move |port| (vip, port))) {
                 let Some(protocol) = protocol_number(&port.protocol) else { continue };
                 let key = wire::ServiceKey { vip: vip.clone(), port: port.port, protocol, vni: 0 };
-                let ready = port.backends.iter().filter(|backend| backend.ready);
+                let is_usable = |backend: &&Backend| backend.ready && is_v4(&backend.address) == is_v4(vip);
+                let ready = port.backends.iter().filter(is_usable);
                 let backends =
                     ready.map(|one| wire::Backend { address: one.address.clone(), port: one.port }).collect();
                 all.push(wire::Service { key: Some(key), backends });
@@ -113,6 +115,11 @@ impl Mesh {
         }
         all
     }
+}
+
+/// Of an address or a CIDR that was checked.
+fn is_v4(text: &str) -> bool {
+    !text.contains(':')
 }
 
 /// IP protocol numbers that the dataplane balances.
@@ -179,5 +186,78 @@ fn check_port(port: u32) -> Result<(), String> {
     match (1..=65535).contains(&port) {
         true => Ok(()),
         false => Err(format!("port {port} is not 1 to 65535")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_api::workload::ServicePort;
+
+    fn apply<M: prost::Message + prost::Name>(mesh: &mut Mesh, name: &str, message: &M) -> Result<(), Vec<Rejected>> {
+        mesh.apply(&format!("type.googleapis.com/{}", M::full_name()), &[Resource::new(name, message)], &[])
+    }
+
+    fn node(name: &str, underlay: &str, cidrs: &[&str]) -> Node {
+        let pod_cidrs = cidrs.iter().map(|cidr| (*cidr).to_owned()).collect();
+        Node { name: name.to_owned(), underlay_address: underlay.to_owned(), pod_cidrs, ..Node::default() }
+    }
+
+    #[test]
+    fn routes_lead_to_other_nodes_that_can_be_reached() {
+        let mut mesh = Mesh::default();
+        apply(&mut mesh, "me", &node("me", "192.168.0.1", &["10.1.0.0/24"])).expect("valid");
+        apply(&mut mesh, "other", &node("other", "192.168.0.2", &["10.2.0.0/24", "fd00:2::/64"])).expect("valid");
+        apply(&mut mesh, "new", &node("new", "", &["10.3.0.0/24"])).expect("valid");
+        let prefixes: Vec<String> = mesh.routes("me").into_iter().map(|route| route.prefix).collect();
+        assert_eq!(prefixes, ["10.2.0.0/24"]);
+    }
+
+    #[test]
+    fn a_service_address_has_the_ready_backends_of_its_family() {
+        let backend =
+            |address: &str, ready| Backend { address: address.to_owned(), port: 80, ready, ..Backend::default() };
+        let backends = vec![backend("10.2.0.1", true), backend("10.2.0.2", false), backend("fd00::1", true)];
+        let port = |protocol: &str| ServicePort {
+            port: 80,
+            protocol: protocol.to_owned(),
+            backends: backends.clone(),
+            ..ServicePort::default()
+        };
+        let service = Service {
+            vips: vec!["10.96.0.1".to_owned(), "fd00:96::1".to_owned()],
+            ports: vec![port("UDP"), port("SCTP")],
+            ..Service::default()
+        };
+        let mut mesh = Mesh::default();
+        apply(&mut mesh, "n/s", &service).expect("valid");
+        let services = mesh.services();
+        let seen: Vec<(&str, u32, &str)> = services
+            .iter()
+            .map(|one| (one.key.as_ref().expect("key"), &one.backends))
+            .map(|(key, backends)| (key.vip.as_str(), key.protocol, backends[0].address.as_str()))
+            .collect();
+        assert_eq!(seen, [("10.96.0.1", 17, "10.2.0.1"), ("fd00:96::1", 17, "fd00::1")]);
+        assert!(services.iter().all(|one| one.backends.len() == 1));
+    }
+
+    #[test]
+    fn a_bad_resource_is_refused_by_name_and_the_last_good_one_stays() {
+        let mut mesh = Mesh::default();
+        apply(&mut mesh, "other", &node("other", "192.168.0.2", &["10.2.0.0/24"])).expect("valid");
+        let rejected = apply(&mut mesh, "other", &node("other", "here", &["10.2.0.0/24"])).expect_err("no address");
+        assert_eq!(rejected[0].name, "other");
+        assert_eq!(mesh.routes("me").len(), 1);
+        assert!(!mesh.is_complete(), "pods, services and networks have not been told yet");
+    }
+
+    #[test]
+    fn a_pod_of_the_same_name_and_another_uid_is_another_pod() {
+        let workload = Workload { uid: "u1".to_owned(), governed: true, ..Workload::default() };
+        let mut mesh = Mesh::default();
+        apply(&mut mesh, "n/p", &workload).expect("valid");
+        assert!(mesh.treatment("n", "p", "u1").is_some_and(|treatment| treatment.governed));
+        assert!(mesh.treatment("n", "p", "").is_some(), "the runtime did not say");
+        assert_eq!(mesh.treatment("n", "p", "u2"), None);
     }
 }
