@@ -13,7 +13,6 @@ use hyper_util::rt::TokioIo;
 use mesh_api::ca::SignRequest;
 use mesh_api::ca::certificate_relay_client::CertificateRelayClient;
 use mesh_api::envoy::config::core::v3::Node;
-use mesh_api::type_url;
 use rustls::pki_types::ServerName;
 use std::sync::Arc;
 use std::time::Duration;
@@ -139,38 +138,14 @@ fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// What is asked for from the start. On a DPU everything by wildcard; else listeners and clusters,
-/// and what these refer to by name.
-pub fn interests(is_mesh: bool) -> Vec<(String, Interest)> {
-    let wildcard = |kind: &str| (kind.to_owned(), Interest::Wildcard);
-    let named = |kind: &str| (kind.to_owned(), Interest::Names(Default::default()));
-    match is_mesh {
-        true => [
-            type_url::CLUSTER,
-            type_url::CLUSTER_LOAD_ASSIGNMENT,
-            type_url::EXTENSION_CONFIG,
-            type_url::LISTENER,
-            type_url::ROUTE_CONFIGURATION,
-            type_url::SCOPE,
-            type_url::PROXY_WORKLOAD,
-        ]
-        .map(wildcard)
-        .into(),
-        false => vec![
-            wildcard(type_url::CLUSTER),
-            named(type_url::CLUSTER_LOAD_ASSIGNMENT),
-            wildcard(type_url::LISTENER),
-            named(type_url::ROUTE_CONFIGURATION),
-            named(type_url::SECRET),
-            named(type_url::EXTENSION_CONFIG),
-        ],
-    }
-}
-
 /// Starts the discovery client.
-pub fn start(dialer: &Dialer, node: Node, mode: Mode, is_mesh: bool) -> (Handle, mpsc::Receiver<Event>) {
+pub fn start(
+    dialer: &Dialer,
+    node: Node,
+    mode: Mode,
+    interests: Vec<(String, Interest)>,
+) -> (Handle, mpsc::Receiver<Event>) {
     let dialer = dialer.clone();
-    let interests = interests(is_mesh);
     let options = Options { node, mode, metadata: Vec::new(), interests, backoff: Backoff::default() };
     client::spawn(move || dialer.clone().channel().boxed(), options)
 }

@@ -1,24 +1,37 @@
 //! Network RBAC of a filter chain: the connection's facts in, the policy's verdict out.
+//!
+//! Decided as soon as the facts are there, before anything reaches an upstream.
 
 use crate::connection::Connection;
+use crate::stats::Stats;
 use dpu_proxy_core::head::RequestHead;
+use dpu_proxy_core::model::NetworkRbac;
 use dpu_proxy_core::policy::rbac::{self, RbacFacts};
 use std::net::IpAddr;
 
 /// Applies every network RBAC filter of the chain. The error is Envoy's termination detail:
 /// `rbac_access_denied_matched_policy[NAME]`.
-pub fn network(connection: &Connection) -> Result<(), String> {
-    if connection.chain.network_rbac.is_empty() {
-        return Ok(());
+pub fn network(connection: &Connection, stats: &Stats) -> Result<(), String> {
+    connection.chain.network_rbac.iter().try_for_each(|filter| apply(connection, filter, stats))
+}
+
+fn apply(connection: &Connection, filter: &NetworkRbac, stats: &Stats) -> Result<(), String> {
+    let verdict = rbac::evaluate(&filter.rbac, &facts(connection, None, connection.remote.ip()));
+    let label = [("envoy_rbac_prefix", filter.rbac.stat_prefix.as_str())];
+    if let Some(shadow) = &verdict.shadow {
+        let name = if shadow.allowed { "envoy_rbac_shadow_allowed" } else { "envoy_rbac_shadow_denied" };
+        stats.counter(name, &label).inc();
     }
-    let facts = facts(connection, None, connection.remote.ip());
-    for filter in &connection.chain.network_rbac {
-        let verdict = rbac::evaluate(&filter.rbac, &facts);
-        if !verdict.allowed {
-            return Err(verdict.details());
+    match verdict.allowed {
+        true => {
+            stats.counter("envoy_rbac_allowed", &label).inc();
+            Ok(())
+        }
+        false => {
+            stats.counter("envoy_rbac_denied", &label).inc();
+            Err(verdict.details())
         }
     }
-    Ok(())
 }
 
 /// What access rules may look at. `remote` is the client after `x-forwarded-for`.

@@ -5,7 +5,7 @@
 //! * `program`: from the command line to running threads. `control`: what changes while they run.
 //! * `worker`, `workers`, `shared`: a thread per core, and what the process has once.
 //! * `listener`: from a listening socket to a filter chain. `connection`: what is known then.
-//! * `authorize`, `http`, `tcp_proxy`, `local`: the data paths. `io`: bytes, plain or in TLS.
+//! * `authorize`, `http`, `tcp_proxy`, `local`: the data paths. `fairness`: who may. `io`: bytes, plain or in TLS.
 //! * `upstream`: hosts and connections to them. `tls`: contexts, secrets, identities.
 //! * `ads`, `steering`: towards the control plane and the dataplane.
 //! * `telemetry`, `access_log`, `stats`, `stream_info`, `admin`: what is told of it all.
@@ -18,10 +18,12 @@ pub mod ads;
 pub mod authorize;
 pub mod connection;
 pub mod control;
+pub mod fairness;
 pub mod http;
 pub mod io;
 pub mod listener;
 pub mod local;
+pub mod program;
 pub mod shared;
 pub mod stats;
 pub mod steering;

@@ -1,9 +1,10 @@
 //! What the process has once: the state that workers follow, settings, secrets, name resolution.
 
 use crate::access_log::LogFiles;
-use crate::control::Unsupported;
 use crate::tls::secrets::Secrets;
 use crate::upstream::dns::Names;
+use dpu_proxy_core::config::Unsupported;
+use dpu_proxy_core::config::assemble::Incomplete;
 use dpu_proxy_core::model::Snapshot;
 use mesh_model::{PortId, WorkloadUid};
 use std::collections::{BTreeMap, HashMap};
@@ -49,6 +50,8 @@ pub struct Report {
     pub refused: BTreeMap<(String, String), String>,
     /// Accepted resources: type and name → version.
     pub resources: BTreeMap<(String, String), String>,
+    /// What is accepted and waits for something else.
+    pub incomplete: Vec<Incomplete>,
     pub listening: Vec<(String, SocketAddr)>,
     /// Listening sockets that could not be opened, and why.
     pub not_listening: Vec<String>,

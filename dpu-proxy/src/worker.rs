@@ -3,13 +3,14 @@
 //! In: snapshots and devices, from the `state` watch. Out: the current snapshot, cluster runtimes,
 //! statistics, random numbers and the drain signal, to the data paths of this core.
 
+use crate::fairness::{self, Shares, Slot};
 use crate::http;
 use crate::shared::{Devices, Phase, Shared, State};
 use crate::stats::Stats;
 use crate::telemetry::Telemetry;
 use crate::tls::TlsCache;
 use crate::upstream::ClusterRuntime;
-use dpu_proxy_core::model::{Scope, ScopedCluster, Snapshot};
+use dpu_proxy_core::model::{Scope, ScopedCluster, Snapshot, Workload};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
@@ -30,6 +31,8 @@ pub struct Worker {
     state: RefCell<Rc<State>>,
     clusters: RefCell<HashMap<u64, Rc<ClusterRuntime>>>,
     phase: watch::Receiver<Phase>,
+    shares: Rc<Shares>,
+    weights: Cell<u64>,
     connections: Cell<u64>,
     last_connection: Cell<u64>,
     me: Weak<Worker>,
@@ -64,6 +67,8 @@ impl Worker {
             state: RefCell::new(state),
             clusters: RefCell::default(),
             phase: shared.phase.subscribe(),
+            shares: Shares::new(fairness::capacity(descriptors(), shared.settings.workers)),
+            weights: Cell::new(1),
             connections: Cell::new(0),
             last_connection: Cell::new(0),
             stats,
@@ -92,6 +97,7 @@ impl Worker {
     /// Puts a new state in force on this worker.
     pub fn apply(self: &Rc<Self>, state: State) {
         self.update_clusters(&state.snapshot);
+        self.weights.set(state.snapshot.workloads.values().map(|workload| u64::from(workload.weight)).sum());
         *self.state.borrow_mut() = Rc::new(state);
         self.tls.sweep();
         self.start_discovered_clusters();
@@ -140,6 +146,12 @@ impl Worker {
         Held(Rc::clone(self))
     }
 
+    /// A slot for a connection of this workload (of the root scope, without one), if its share allows it.
+    pub fn admit(&self, workload: Option<&Workload>) -> Option<Slot> {
+        let weight = workload.map_or(1, |workload| u64::from(workload.weight));
+        self.shares.admit(workload.map(|workload| &workload.uid), weight, self.weights.get())
+    }
+
     /// Downstream connections that live on this worker.
     pub fn connections(&self) -> u64 {
         self.connections.get()
@@ -183,4 +195,9 @@ impl Worker {
             }
         }
     }
+}
+
+/// How many file descriptors this process may have.
+fn descriptors() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX / 4)
 }

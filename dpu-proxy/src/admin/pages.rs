@@ -195,6 +195,7 @@ pub(super) fn config_dump(shared: &Shared) -> Value {
             .collect::<Vec<_>>(),
         "refused": refused.map(|((kind, name), reason)| json!({"type": kind, "name": name, "reason": reason}))
             .collect::<Vec<_>>(),
+        "incomplete": report.incomplete,
         "root": scope(&snapshot.root),
         "scopes": snapshot.workloads.values().map(|workload| (workload.scope.name.clone(), scope(&workload.scope)))
             .collect::<serde_json::Map<_, _>>(),

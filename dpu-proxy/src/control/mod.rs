@@ -7,7 +7,7 @@
 mod configuration;
 mod plan;
 
-pub use configuration::{Configuration, InterestChange, Unsupported};
+pub use configuration::{Configuration, ControlPlane, InterestChange, LoadError};
 
 use crate::admin::Order;
 use crate::connection::Gate;
@@ -111,6 +111,7 @@ impl Control {
         tokio::pin!(fetched);
         self.publish();
         loop {
+            let waits = !self.configuration.is_complete();
             let input = tokio::select! {
                 () = stop.cancelled() => Input::Stop,
                 Some(order) = orders.recv() => match order {
@@ -120,7 +121,7 @@ impl Control {
                 event = next(&mut ads_events) => Input::Ads(event),
                 event = next(&mut steering_events) => Input::Steering(event),
                 event = next(&mut identity_events) => Input::Identity(event),
-                () = &mut fetched, if !self.configuration.is_complete() => Input::FetchTimeout,
+                () = &mut fetched, if waits => Input::FetchTimeout,
             };
             match input {
                 Input::Stop => return,
@@ -142,6 +143,7 @@ impl Control {
         match event {
             AdsEvent::Connected => {
                 tracing::info!("connected to the control plane");
+                self.configuration.connected();
                 self.report.control_plane = Some(Ok(()));
             }
             AdsEvent::Disconnected { reason } => {

@@ -80,6 +80,11 @@ pub async fn enter(worker: Rc<Worker>, tcp: TcpStream, destination: SocketAddr, 
 async fn admit(worker: Rc<Worker>, gate: Gate, tcp: TcpStream, local: SocketAddr, remote: SocketAddr) {
     let _held = worker.hold();
     let Some(arrival) = arrive(&worker, gate, &tcp, local, remote) else { return };
+    let Some(_slot) = worker.admit(arrival.owner.workload.as_deref()) else {
+        let label = [("envoy_listener_address", arrival.listener.name.as_str())];
+        worker.stats.counter("envoy_listener_downstream_cx_overflow", &label).inc();
+        return;
+    };
     let _counted = worker.telemetry.downstream(&worker, &arrival.listener);
     match inspect::inspect(&arrival.listener, arrival.destination.port(), tcp).await {
         Ok((plain, seen)) => choose(worker, arrival, plain, seen).await,
@@ -249,8 +254,7 @@ fn version_name(version: Option<rustls::ProtocolVersion>) -> &'static str {
 }
 
 async fn authorize_and_run(worker: Rc<Worker>, connection: Connection, stream: Stream) {
-    if let Err(denied) = authorize::network(&connection) {
-        worker.stats.counter("envoy_rbac_denied", &[("direction", "network")]).inc();
+    if let Err(denied) = authorize::network(&connection, &worker.stats) {
         return refuse_denied(&worker, &connection, &denied);
     }
     let chain = Arc::clone(&connection.chain);
@@ -263,12 +267,16 @@ async fn authorize_and_run(worker: Rc<Worker>, connection: Connection, stream: S
     }
 }
 
-fn refuse_denied(worker: &Rc<Worker>, connection: &Connection, denied: &str) {
+/// Tells of a connection that its filter chain's policy denies.
+pub(crate) fn refuse_denied(worker: &Rc<Worker>, connection: &Connection, denied: &str) {
     let mut info = StreamInfo::since(connection.started, connection.started_wall);
     info.connection_termination_details = denied.to_owned();
     info.end();
     let access_logs = match &connection.chain.terminal {
-        TerminalFilter::Tcp(proxy) => &proxy.access_logs,
+        TerminalFilter::Tcp(proxy) => {
+            info.upstream = tcp_proxy::intended(worker, connection, proxy);
+            &proxy.access_logs
+        }
         TerminalFilter::Http(manager) => &manager.access_logs,
         TerminalFilter::None => &connection.listener.access_logs,
     };

@@ -13,6 +13,7 @@ use crate::stream_info::{ResponseFlags, StreamInfo};
 use crate::telemetry::Finished;
 use crate::worker::Worker;
 use dpu_proxy_core::model::TcpProxy;
+pub(crate) use open::intended;
 use open::Upstream;
 use relay::{Ended, Limits};
 use std::rc::Rc;

@@ -3,6 +3,7 @@
 use super::relay::Passed;
 use crate::connection::Connection;
 use crate::io::Stream;
+use crate::listener::accept;
 use crate::local;
 use crate::stats::Gauge;
 use crate::stream_info::{ResponseFlags, StreamInfo, UpstreamInfo};
@@ -176,6 +177,12 @@ fn failed(cluster: &ClusterRuntime, host: &Host, error: &ConnectError, info: &mu
     }
 }
 
+/// What would have been reached, for the log of a connection that is denied.
+pub(crate) fn intended(worker: &Rc<Worker>, connection: &Connection, proxy: &TcpProxy) -> Option<UpstreamInfo> {
+    let cluster = worker.cluster(&connection.scope, cluster_name(&proxy.clusters, worker.random()))?;
+    Some(upstream_info(&cluster, None))
+}
+
 /// Connects to an endpoint over the network (or to a workload through its representor).
 async fn remote(
     worker: &Rc<Worker>,
@@ -213,7 +220,8 @@ async fn inside(
         upstream.own_identity = callee.peer_identity().map(Into::into);
         upstream.peer = callee.tls.as_ref().map(local::shown_by_callee);
     }
-    if let Err(denied) = authorize::network(&callee) {
+    if let Err(denied) = authorize::network(&callee, &worker.stats) {
+        accept::refuse_denied(worker, &callee, &denied);
         return Err(ConnectError::new(ConnectErrorKind::Connect, denied));
     }
     let chain = Arc::clone(&callee.chain);

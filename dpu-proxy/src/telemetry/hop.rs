@@ -79,7 +79,7 @@ pub(super) fn line(worker: &Worker, finished: &Finished<'_>) -> Vec<u8> {
         protocol: protocol(finished.request),
         status: info.status,
         flags: info.flags.to_string(),
-        details: &info.details,
+        details: if info.details.is_empty() { &info.connection_termination_details } else { &info.details },
         duration_ms: info.duration.unwrap_or_default().as_secs_f64() * 1000.0,
         local_callee: local_callee(worker, connection, info),
     };

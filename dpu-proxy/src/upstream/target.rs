@@ -4,7 +4,7 @@ use super::cluster::ClusterRuntime;
 use super::connect::{ConnectError, ConnectErrorKind};
 use super::host::Host;
 use super::inward::Inward;
-use crate::connection::Connection;
+use crate::connection::{Connection, Gate};
 use crate::tls::ClientTls;
 use crate::worker::Worker;
 use dpu_proxy_core::model::{Cluster, Endpoint, TransportSocket, UpstreamTls, Workload};
@@ -125,7 +125,7 @@ fn path(worker: &Worker, connection: &Connection, cluster: &Cluster, to: SocketA
     };
     let state = worker.state();
     match state.snapshot.by_address.get(&to.ip()) {
-        Some(callee) if cluster.delivers_to_workload => Path {
+        Some(callee) if cluster.delivers_to_workload || is_inbound(connection) => Path {
             source: Some(connection.remote.ip()).filter(|ip| same_family(*ip, to)),
             device: devices.representors.get(&callee.port).cloned(),
             inward: None,
@@ -133,6 +133,11 @@ fn path(worker: &Worker, connection: &Connection, cluster: &Cluster, to: SocketA
         Some(_) => Path { inward: Some(Inward::new(worker.weak(), connection.remote.ip())), ..Path::default() },
         None => Path { source: own_address(workload, to), device: devices.uplink.clone(), inward: None },
     }
+}
+
+/// Its rules have been applied already: there is no way back to them.
+fn is_inbound(connection: &Connection) -> bool {
+    matches!(connection.gate, Gate::Inbound | Gate::Local)
 }
 
 fn own_address(workload: &Workload, to: SocketAddr) -> Option<IpAddr> {
