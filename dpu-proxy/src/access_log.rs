@@ -17,10 +17,13 @@ const QUEUE_LINES: usize = 16 * 1024;
 /// All sinks of the process.
 #[derive(Debug)]
 pub struct LogFiles {
-    open: Mutex<HashMap<LogSink, (LogWriter, Option<JoinHandle<()>>)>>,
+    open: Mutex<HashMap<LogSink, Open>>,
     /// How long a line may wait in the buffer.
     flush_after: Duration,
 }
+
+/// A writer with its thread (`None`: it could not be started).
+type Open = (LogWriter, Option<JoinHandle<()>>);
 
 /// Writes lines to one sink.
 #[derive(Clone, Debug)]
@@ -53,7 +56,7 @@ impl LogFiles {
 }
 
 impl LogWriter {
-    fn start(sink: LogSink, flush_after: Duration) -> (Self, Option<JoinHandle<()>>) {
+    fn start(sink: LogSink, flush_after: Duration) -> Open {
         let (lines, received) = sync_channel(QUEUE_LINES);
         let thread = std::thread::Builder::new().name("access-log".into());
         let spawned = thread.spawn(move || write_all(&sink, &received, flush_after));

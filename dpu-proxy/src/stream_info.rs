@@ -8,25 +8,31 @@ use std::time::{Duration, Instant, SystemTime};
 
 macro_rules! response_flags {
     ($($(#[$doc:meta])* $name:ident = $bit:literal, $short:literal;)*) => {
-        /// Set of Envoy's response flags.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct ResponseFlags(u32);
+        /// Set of Envoy's response flags, in the order in which they were set: so Envoy prints them.
+        #[derive(Clone, Copy, Debug, Default)]
+        pub struct ResponseFlags {
+            bits: u32,
+            /// Bit numbers, five bits each, the first one lowest.
+            order: u64,
+        }
 
         impl ResponseFlags {
-            $($(#[$doc])* pub const $name: Self = Self(1 << $bit);)*
+            $($(#[$doc])* pub const $name: Self = Self { bits: 1 << $bit, order: $bit };)*
 
-            /// Short names in Envoy's order.
-            pub fn names(self) -> impl Iterator<Item = &'static str> {
-                [$((Self::$name, $short)),*].into_iter().filter(move |(flag, _)| self.contains(*flag)).map(|(_, short)| short)
+            fn short(bit: u64) -> &'static str {
+                match bit {
+                    $($bit => $short,)*
+                    _ => "",
+                }
             }
         }
     };
 }
 
+/// Flags of one stream that keep their order; further ones would print last.
+const ORDERED_FLAGS: u32 = 12;
+
 response_flags! {
-    /// Upstream retry limit exceeded. Envoy prints flags in the order in which they were set, and this
-    /// one is set before the failure of the last attempt.
-    UPSTREAM_RETRY_LIMIT_EXCEEDED = 15, "URX";
     /// Local service failed its health check.
     FAILED_LOCAL_HEALTH_CHECK = 0, "LH";
     /// No healthy upstream host.
@@ -55,6 +61,8 @@ response_flags! {
     UNAUTHORIZED_EXTERNAL = 12, "UAEX";
     /// Downstream connection termination.
     DOWNSTREAM_CONNECTION_TERMINATION = 14, "DC";
+    /// Upstream retry limit exceeded.
+    UPSTREAM_RETRY_LIMIT_EXCEEDED = 15, "URX";
     /// Stream idle timeout.
     STREAM_IDLE_TIMEOUT = 16, "SI";
     /// Invalid envoy request headers.
@@ -78,26 +86,46 @@ response_flags! {
 }
 
 impl ResponseFlags {
-    /// Adds the flags of `other`.
+    /// Short names in the order in which they were set.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        (0..self.bits.count_ones().min(ORDERED_FLAGS)).map(move |at| Self::short(self.order >> (5 * at) & 0x1f))
+    }
+
+    /// Adds the flags of `other` that are not set yet, after those that are.
     pub fn insert(&mut self, other: Self) {
-        self.0 |= other.0;
+        for at in 0..other.bits.count_ones().min(ORDERED_FLAGS) {
+            let bit = other.order >> (5 * at) & 0x1f;
+            let count = self.bits.count_ones();
+            if self.bits & 1 << bit == 0 && count < ORDERED_FLAGS {
+                self.order |= bit << (5 * count);
+            }
+            self.bits |= 1 << bit;
+        }
     }
 
     /// True when all flags of `other` are set.
     pub fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
+        self.bits & other.bits == other.bits
     }
 
     /// One bit a flag.
     pub fn to_bits(self) -> u32 {
-        self.0
+        self.bits
     }
 
     /// True without flags.
     pub fn is_empty(self) -> bool {
-        self.0 == 0
+        self.bits == 0
     }
 }
+
+impl PartialEq for ResponseFlags {
+    fn eq(&self, other: &Self) -> bool {
+        self.bits == other.bits
+    }
+}
+
+impl Eq for ResponseFlags {}
 
 impl std::fmt::Display for ResponseFlags {
     /// `UF,URX`, or `-`.
@@ -228,11 +256,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_print_in_envoys_order_and_none_is_a_dash() {
+    fn flags_print_in_the_order_in_which_they_were_set_and_none_is_a_dash() {
         let mut flags = ResponseFlags::default();
         assert_eq!(flags.to_string(), "-");
         flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
         flags.insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
+        flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
         assert_eq!(flags.to_string(), "URX,UF");
+        assert!(flags.contains(ResponseFlags::UPSTREAM_CONNECTION_FAILURE));
+        assert!(!flags.contains(ResponseFlags::FAILED_LOCAL_HEALTH_CHECK));
     }
 }

@@ -13,7 +13,9 @@ use mesh_api::steering::{self, FromDataplane, FromProxy, from_dataplane, from_pr
 use mesh_api::type_url;
 use prost::{Message, Name};
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType, accept, bind, listen, recv, send, socket};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType, accept, bind, listen, recv, send, socket,
+};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -111,11 +113,10 @@ fn publish(store: &Store, parts: &Parts, version: &str) {
         routes: vec![],
         clusters: vec![reference(&parts.outbound.name), reference(&parts.inbound.name)],
         endpoints: vec![reference(&parts.endpoints.cluster_name)],
+        ..Scope::default()
     };
     transaction.put(type_url::SCOPE, Resource::new(scope_name.clone(), &scope));
-    for (uid, identity, address, port) in
-        [("w1", CALLER, "127.0.0.10", "vf1"), ("w2", CALLEE, CALLEE_ADDRESS, "vf2")]
-    {
+    for (uid, identity, address, port) in [("w1", CALLER, "127.0.0.10", "vf1"), ("w2", CALLEE, CALLEE_ADDRESS, "vf2")] {
         let workload = Workload {
             uid: uid.to_owned(),
             namespace: "demo".to_owned(),
@@ -191,7 +192,8 @@ fn dataplane(path: &Path) -> mpsc::Receiver<from_proxy::Message> {
             addresses: vec!["127.0.0.10".to_owned()],
             ..steering::Port::default()
         };
-        let ports = steering::Ports { snapshot: true, changed: vec![port], removed_ids: vec![], uplink: "lo".to_owned() };
+        let ports =
+            steering::Ports { snapshot: true, changed: vec![port], removed_ids: vec![], uplink: "lo".to_owned() };
         say(&peer, &FromDataplane { message: Some(from_dataplane::Message::Ports(ports)) });
         let mut buffer = vec![0; 65_536];
         while let Ok((_, length @ 1..)) = recv(&peer, &mut buffer[..], RecvFlags::empty()) {
@@ -315,9 +317,7 @@ async fn scenario(folder: &Path) {
         });
         let told = told.await.expect("not ready without a configuration");
         publish(&store, &parts(at.port(), CALLER), "1");
-        let ready = |message: &from_proxy::Message| {
-            matches!(message, from_proxy::Message::PortReady(ready) if ready.workload_uid == "w1")
-        };
+        let ready = |message: &from_proxy::Message| matches!(message, from_proxy::Message::PortReady(ready) if ready.workload_uid == "w1");
         tokio::task::spawn_blocking(move || wait_for(&told, ready)).await.expect("ready");
         // The callee sees the caller's own address: the call passed both sides' rules, unencrypted.
         call_until("127.0.0.10").await;
@@ -335,7 +335,10 @@ async fn scenario(folder: &Path) {
     served.expect("served to the end");
     let hops = std::fs::read_to_string(&hops).expect("hop log");
     assert!(hops.contains(r#""pass":"local","workload":"w2""#), "{hops}");
-    assert!(hops.contains(r#""local_callee":"w2""#) && hops.contains(&format!(r#""downstream_peer":"{CALLER}""#)), "{hops}");
+    assert!(
+        hops.contains(r#""local_callee":"w2""#) && hops.contains(&format!(r#""downstream_peer":"{CALLER}""#)),
+        "{hops}"
+    );
     assert!(hops.contains("rbac_access_denied"), "{hops}");
 }
 
