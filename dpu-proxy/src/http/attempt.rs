@@ -81,7 +81,7 @@ fn enter(request: &mut Request<'_>, plan: &Plan<'_>) -> Result<Hop, Entered> {
         upstream.own_identity = callee.peer_identity().map(Into::into);
         upstream.peer = callee.tls.as_ref().map(local::shown_by_callee);
     }
-    if let Err(denied) = crate::authorize::network(&callee) {
+    if let Err(denied) = crate::authorize::network(&callee, &session.worker.stats) {
         return Err(Entered::Failed(tls_failure(denied)));
     }
     decide::enter_callee(&session.worker, Rc::new(callee), request.scratch).map_err(Entered::Replied)
