@@ -5,7 +5,7 @@ use crate::state::{ApplyError, Change, Code, Device, Devices, Image, Port, State
 use crate::sys::KernelError;
 use mesh_api::dataplane as wire;
 use mesh_api::dataplane::operation::Operation as Kind;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -110,6 +110,20 @@ impl<D: Door> Engine<D> {
         let next = self.state.applied(operations, &devices)?;
         self.replace(next, true).await?;
         Ok(self.state.epoch)
+    }
+
+    /// Links have changed: a representor that was made again gets its port back, and what the kernel
+    /// forgot of one that went down and up (its routes) is put there again.
+    pub async fn refresh(&mut self, changed: &BTreeSet<u32>) -> Result<(), EngineError> {
+        let names: Vec<String> = self.state.ports.values().map(|port| port.wire.representor.clone()).collect();
+        let devices = self.devices(names.iter().map(String::as_str)).await?;
+        self.replace(self.state.with_devices(&devices), false).await?;
+        let is_uplink = changed.contains(&self.uplink.ifindex);
+        let again = self.image.repeated(|ifindex| is_uplink || changed.contains(&ifindex), is_uplink);
+        for change in again {
+            self.door.carry_out(&change).await?;
+        }
+        Ok(())
     }
 
     /// The proxy has taken over a port's workload.

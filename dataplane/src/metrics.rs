@@ -11,6 +11,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::watch;
 
 /// Reads the maps when it is asked.
@@ -19,6 +20,8 @@ use tokio::sync::watch;
 pub struct Metrics {
     pub ports: watch::Receiver<Ports>,
     pub counters: CounterReader,
+    /// Proxies on the steering socket.
+    pub proxies: Arc<AtomicUsize>,
 }
 
 impl fmt::Debug for Metrics {
@@ -92,6 +95,8 @@ impl Collector for Metrics {
         for (id, port) in ports.iter() {
             ConstGauge::new(i64::from(port.is_open())).encode(family.encode_family(&[("port", id.as_str())])?)?;
         }
-        Ok(())
+        let help = "Proxies on the steering socket";
+        let proxies = encoder.encode_descriptor("dataplane_proxies", help, None, MetricType::Gauge)?;
+        ConstGauge::new(self.proxies.load(Ordering::Relaxed) as i64).encode(proxies)
     }
 }

@@ -4,7 +4,8 @@ use crate::api::Api;
 use crate::engine::Engine;
 use crate::kernel::{Kernel, KernelArgs};
 use crate::metrics::Metrics;
-use crate::steering::{self, Steering};
+use crate::steering::Steering;
+use crate::sys::links::LinkWatch;
 use crate::sys::sysctl;
 use anyhow::Context;
 use clap::Parser;
@@ -17,6 +18,7 @@ use service::logging::LogArgs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -79,22 +81,19 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
     let shutdown = service::signal::shutdown()?;
     let health = Health::new("dataplane");
-    health.require(&[steering::CONDITION]);
+    health.require(&["kernel"]);
     let kernel = Kernel::open(&args.kernel()).await?;
     let (uplink, device, address) = kernel.uplink().await?;
     let counters = kernel.counters();
     let engine = engine(&args, kernel, device).await?;
     let ports = engine.ports();
     let engine = Arc::new(Mutex::new(engine));
-    let metrics = Metrics { ports: ports.clone(), counters: counters.clone() };
+    tokio::spawn(follow_links(LinkWatch::open()?, Arc::clone(&engine)));
+    let proxies = Arc::new(AtomicUsize::new(0));
+    let metrics = Metrics { ports: ports.clone(), counters: counters.clone(), proxies: Arc::clone(&proxies) };
+    health.set("kernel", Ok(()));
     serve_health(&args, &health, metrics, &shutdown).await?;
-    let steering = Steering {
-        engine: Arc::clone(&engine),
-        ports: ports.clone(),
-        uplink: uplink.clone(),
-        health,
-        proxies: Default::default(),
-    };
+    let steering = Steering { engine: Arc::clone(&engine), ports: ports.clone(), uplink: uplink.clone(), proxies };
     let path = &args.steering_socket;
     Arc::new(steering).serve(path, shutdown.clone()).with_context(|| format!("cannot listen on {}", path.display()))?;
     let uplink_address = address.map(|address| address.to_string()).unwrap_or_default();
@@ -116,6 +115,16 @@ async fn engine(args: &Args, mut kernel: Kernel, uplink: crate::state::Device) -
     engine.door().forget_others(&image)?;
     tracing::info!(ports = engine.state().ports.len(), epoch = engine.state().epoch, "the dataplane works");
     Ok(engine)
+}
+
+async fn follow_links(mut links: LinkWatch, engine: Arc<Mutex<Engine<Kernel>>>) {
+    while let Some(changed) = links.changed().await {
+        // A link that is down yet refuses routes; it will be heard of again when it is up.
+        if let Err(error) = engine.lock().await.refresh(&changed).await {
+            tracing::info!(%error, "not yet as it should be");
+        }
+    }
+    tracing::error!("the kernel tells no more of links; restart to follow them again");
 }
 
 async fn clean(args: &Args) -> anyhow::Result<()> {

@@ -322,3 +322,110 @@ fn a_bad_apply_changes_nothing_and_names_the_operation() {
     assert_eq!(lab.state(), before);
     assert!(lab.statuses().is_empty());
 }
+
+#[test]
+fn a_representor_that_is_made_again_serves_on_and_one_that_is_gone_can_be_deleted() {
+    let lab = Lab::new("again", 2);
+    ports(&lab, [ungoverned(1), ungoverned(2)]);
+    let _echo = lab.spawn("pod2", udp_echo("10.1.0.2:53", "pod2"));
+    eventually("pod2 answers", || lab.within("pod1", || udp_ask("10.1.0.2:53", BRIEF)).is_some());
+    // The pair dies with the pod's end, as it does with the pod's namespace.
+    shell(&format!("ip -n {} link delete eth0", lab.netns("pod1")));
+    lab.attach(1);
+    eventually("the new representor works", || lab.within("pod1", || udp_ask("10.1.0.2:53", BRIEF)).is_some());
+    shell(&format!("ip -n {} link delete eth0", lab.netns("pod1")));
+    lab.apply(vec![Kind::DeletePortId("vf1".to_owned())]).expect("delete without its interface");
+    lab.attach(1);
+    ports(&lab, [ungoverned(1)]);
+    eventually("it comes back", || lab.within("pod1", || udp_ask("10.1.0.2:53", BRIEF)).is_some());
+}
+
+#[test]
+fn two_tenants_with_the_same_address_and_ports_each_reach_their_own_listener() {
+    use dataplane::engine::Door;
+    use dataplane::kernel::{Kernel, KernelArgs};
+    use dataplane::state::{Change, Device, Difference, Wire};
+    use dataplane::sys::abi;
+    // The API has no overlay yet; the tables below it have.
+    let mut lab = Lab::new("twins", 2);
+    lab.stop(Signal::SIGTERM);
+    lab.clean();
+    let twin = lab.netns("pod2");
+    shell(&format!("ip -n {twin} addr del 10.1.0.2/32 dev eth0; ip -n {twin} addr add 10.1.0.1/32 dev eth0"));
+    shell(&format!("ip -n {twin} route replace default via 169.254.1.1 dev eth0 onlink"));
+    let args = KernelArgs { uplink: "up0".to_owned(), bpf_dir: lab.bpf_dir(), congestion_control: None };
+    let steps = |number: u8, device: Device| {
+        let mac = [2, 0, 0, 0, 0, number];
+        let (ifindex, slot, vni) = (device.ifindex, u32::from(number), u32::from(number));
+        let address = "10.1.0.1".parse().expect("address");
+        let wire = Wire {
+            name: format!("rep{number}"),
+            ifindex,
+            slot,
+            mac: mesh_model::MacAddress(mac),
+            addresses: vec![address],
+            governed: true,
+        };
+        let flags = abi::PORT_OPEN | abi::PORT_GOVERNED;
+        let port = abi::Port { slot, vni, flags, mac, gateway_mac: device.mac.0 };
+        let key = abi::EndpointKey { vni, address: address.into() };
+        [
+            Change::Wire(Difference { key: ifindex, before: None, after: Some(wire) }),
+            Change::Port(Difference { key: ifindex, before: None, after: Some(port) }),
+            Change::Endpoint(Difference { key, before: None, after: Some(ifindex) }),
+        ]
+    };
+    let listeners = lab.within("dpu", move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        runtime.block_on(async {
+            let mut kernel = Kernel::open(&args).await.expect("kernel");
+            let mut listeners = Vec::new();
+            for number in [1u8, 2] {
+                let name = format!("rep{number}");
+                let device = kernel.device(&name).await.expect("netlink").expect("interface");
+                for step in steps(number, device) {
+                    kernel.carry_out(&step).await.expect("step");
+                }
+                let listener = lab::proxy::listener(&name, 4, 15001);
+                let copy = std::os::fd::OwnedFd::from(listener.try_clone().expect("copy"));
+                kernel.set_listener(device.ifindex, 4, &copy).expect("listener");
+                listeners.push(listener);
+            }
+            listeners
+        })
+    });
+    let callers = ["pod1", "pod2"].map(|pod| {
+        lab.spawn(pod, move || {
+            let mut stream = connect_from("10.1.0.1:4444", "203.0.113.9:80").expect("connect");
+            stream.write_all(pod.as_bytes()).expect("write");
+            let mut answer = [0; 4];
+            stream.read_exact(&mut answer).expect("read");
+            answer
+        })
+    });
+    for (listener, pod) in listeners.iter().zip(["pod1", "pod2"]) {
+        let (mut stream, peer) = accept(listener).expect("steered");
+        assert_eq!(peer.to_string(), "10.1.0.1:4444");
+        let mut name = [0; 4];
+        stream.read_exact(&mut name).expect("read");
+        assert_eq!(&name, pod.as_bytes());
+        stream.write_all(&name).expect("write");
+    }
+    let answers = callers.map(|caller| caller.join().expect("pod"));
+    assert_eq!(answers, [*b"pod1", *b"pod2"]);
+}
+
+#[test]
+fn metrics_and_ports_tell_what_happened() {
+    let lab = Lab::new("tell", 1);
+    ports(&lab, [port(1)]);
+    lab.within("pod1", || connect("10.2.0.5:80", BRIEF).expect_err("closed"));
+    let metrics = lab.within("dpu", || get("/metrics"));
+    assert!(metrics.contains("dataplane_drops_total{port=\"vf1\",reason=\"port_closed\"} 1"), "{metrics}");
+    assert!(metrics.contains("dataplane_port_rx_packets_total{port=\"vf1\"}"), "{metrics}");
+    assert!(metrics.contains("dataplane_port_open{port=\"vf1\"} 0"), "{metrics}");
+    let ports = lab.within("dpu", || get("/ports"));
+    assert!(ports.contains("\"representor\":\"rep1\"") && ports.contains("\"port_closed\":1"), "{ports}");
+    assert!(metrics.contains("dataplane_proxies 0"), "{metrics}");
+    assert!(lab.within("dpu", || get("/readyz")).contains("kernel: ok"), "readiness");
+}

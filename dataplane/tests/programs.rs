@@ -202,15 +202,13 @@ fn a_service_packet_goes_to_its_backend_and_the_answer_comes_from_the_service() 
         assert_eq!(outcome.verdict, REDIRECT);
         assert_eq!((addresses(&outcome.packet), ports(&outcome.packet)), ((ip(vip), ip(client)), (53, 1000)));
         assert_sound(&outcome.packet);
-        for (destination, reason) in [(54, DropReason::NoBackend)] {
-            let sent = packet(client, vip, 17, udp(1000, destination, b""));
-            assert_eq!(bench.run(RepresentorIngress, &sent).verdict, DROP);
-            bench.gained(PORT_SLOT, |counters| {
-                counters.rx_packets = 2;
-                counters.rx_bytes = (sent.len() * 2 + 8) as u64;
-                counters.drops[reason as usize] = 1;
-            });
-        }
+        let other_port = packet(client, vip, 17, udp(1000, 54, b"question"));
+        assert_eq!(bench.run(RepresentorIngress, &other_port).verdict, DROP);
+        bench.gained(PORT_SLOT, |counters| {
+            counters.rx_packets = 2;
+            counters.rx_bytes = other_port.len() as u64 * 2;
+            counters.drops[DropReason::NoBackend as usize] = 1;
+        });
     }
 }
 

@@ -130,6 +130,17 @@ impl State {
 }
 
 impl Image {
+    /// Steps that put wiring, and routes if asked, where they are already: for a kernel that forgot.
+    pub fn repeated(&self, is_wanted: impl Fn(u32) -> bool, routes: bool) -> Vec<Change> {
+        let wires = self.wires.values().filter(|wire| is_wanted(wire.ifindex)).map(|wire| {
+            Change::Wire(Difference { key: wire.ifindex, before: Some(wire.clone()), after: Some(wire.clone()) })
+        });
+        let routes = self.routes.iter().filter(|_| routes).map(|(prefix, next_hop)| {
+            Change::Route(Difference { key: *prefix, before: Some(*next_hop), after: Some(*next_hop) })
+        });
+        wires.chain(routes).collect()
+    }
+
     fn add_port(&mut self, port: &Port) {
         let ifindex = port.device.ifindex;
         self.wires.insert(

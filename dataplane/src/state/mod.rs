@@ -219,6 +219,17 @@ impl State {
         Ok(())
     }
 
+    /// The state with interfaces that were made again. A port whose interface is gone stays as it is.
+    pub fn with_devices(&self, devices: &Devices) -> Self {
+        let mut next = self.clone();
+        for port in next.ports.values_mut() {
+            if let Some(device) = devices.get(&port.wire.representor) {
+                port.device = *device;
+            }
+        }
+        next
+    }
+
     /// The state after the proxy said whether it governs a port. `None`: there is no such port, or it
     /// has another workload by now.
     pub fn with_readiness(&self, id: &str, workload_uid: Option<&str>, readiness: Result<(), String>) -> Option<Self> {

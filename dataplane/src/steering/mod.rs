@@ -10,7 +10,6 @@ mod session;
 
 use crate::engine::{Door, Engine, Ports};
 use crate::sys::seqpacket::Listener;
-use service::health::Health;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,13 +22,9 @@ pub struct Steering<D> {
     pub engine: Arc<Mutex<Engine<D>>>,
     pub ports: watch::Receiver<Ports>,
     pub uplink: String,
-    pub health: Health,
     /// Proxies that are connected.
-    pub proxies: AtomicUsize,
+    pub proxies: Arc<AtomicUsize>,
 }
-
-/// Condition of `/readyz`.
-pub const CONDITION: &str = "proxy";
 
 impl<D: Door + 'static> Steering<D> {
     /// Serves until `shutdown`. Returns once it listens.
@@ -51,12 +46,12 @@ impl<D: Door + 'static> Steering<D> {
                 Ok(peer) => {
                     let (steering, shutdown) = (Arc::clone(self), shutdown.clone());
                     tokio::spawn(async move {
-                        steering.count(1);
+                        steering.proxies.fetch_add(1, Ordering::Relaxed);
                         tokio::select! {
                             ended = session::run(&steering, peer) => tracing::warn!(?ended, "the proxy is gone"),
                             () = shutdown.cancelled() => {}
                         }
-                        steering.count(-1);
+                        steering.proxies.fetch_sub(1, Ordering::Relaxed);
                     });
                 }
                 Err(error) => {
@@ -65,14 +60,5 @@ impl<D: Door + 'static> Steering<D> {
                 }
             }
         }
-    }
-
-    fn count(&self, change: isize) {
-        let before = match change > 0 {
-            true => self.proxies.fetch_add(1, Ordering::Relaxed) + 1,
-            false => self.proxies.fetch_sub(1, Ordering::Relaxed) - 1,
-        };
-        let state = if before > 0 { Ok(()) } else { Err("no proxy is connected to the steering socket".to_owned()) };
-        self.health.set(CONDITION, state);
     }
 }

@@ -1,6 +1,7 @@
 //! The one door to the kernel: eBPF objects, links, rules, routes, neighbours, sysctls, sockets.
 
 pub mod abi;
+pub mod links;
 pub mod network;
 pub mod programs;
 pub mod seqpacket;

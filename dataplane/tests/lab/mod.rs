@@ -65,20 +65,26 @@ impl Lab {
              ip -n {fabric} addr add {REMOTE}/32 dev lo; ip -n {fabric} route add 10.1.0.0/24 via 192.0.2.1 src {REMOTE}\n"
         );
         for pod in &self.pods {
-            let netns = self.netns(&format!("pod{pod}"));
-            script += &format!(
-                "ip netns add {netns}; ip -n {netns} link set lo up
-                 ip link add rep{pod} netns {dpu} type veth peer name eth0 netns {netns}
-                 ip -n {netns} link set eth0 address 02:00:00:00:00:0{pod}
-                 ip -n {dpu} link set rep{pod} up; ip -n {netns} link set eth0 up
-                 ip -n {netns} addr add 10.1.0.{pod}/32 dev eth0
-                 ip -n {netns} -6 addr add fd01::{pod}/128 dev eth0 nodad
-                 ip -n {netns} route add 169.254.1.1 dev eth0 scope link
-                 ip -n {netns} route add default via 169.254.1.1 dev eth0
-                 ip -n {netns} -6 route add default via fe80::1 dev eth0\n"
-            );
+            script += &format!("ip netns add {}\n", self.netns(&format!("pod{pod}")));
         }
         shell(&script);
+        self.pods.iter().for_each(|pod| self.attach(*pod));
+    }
+
+    /// Makes the VF of pod `pod` and its representor, with addresses and routes as the CNI gives them.
+    pub fn attach(&self, pod: u8) {
+        let (dpu, netns) = (self.netns("dpu"), self.netns(&format!("pod{pod}")));
+        shell(&format!(
+            "ip -n {netns} link set lo up
+             ip link add rep{pod} netns {dpu} type veth peer name eth0 netns {netns}
+             ip -n {netns} link set eth0 address 02:00:00:00:00:0{pod}
+             ip -n {dpu} link set rep{pod} up; ip -n {netns} link set eth0 up
+             ip -n {netns} addr add 10.1.0.{pod}/32 dev eth0
+             ip -n {netns} -6 addr add fd01::{pod}/128 dev eth0 nodad
+             ip -n {netns} route add 169.254.1.1 dev eth0 scope link
+             ip -n {netns} route add default via 169.254.1.1 dev eth0
+             ip -n {netns} -6 route add default via fe80::1 dev eth0"
+        ));
     }
 
     fn arguments(&self) -> Vec<String> {
@@ -322,4 +328,25 @@ pub fn checksum(bytes: &[u8]) -> u16 {
     let sum: u32 = words.sum();
     let sum = (sum & 0xffff) + (sum >> 16);
     !(((sum & 0xffff) + (sum >> 16)) as u16)
+}
+
+/// Connects from a port of one's choice.
+pub fn connect_from(from: &str, to: &str) -> std::io::Result<TcpStream> {
+    use socket2::{Domain, Socket, Type};
+    let (from, to): (SocketAddr, SocketAddr) = (from.parse().expect("address"), to.parse().expect("address"));
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    socket.bind(&from.into())?;
+    socket.connect_timeout(&to.into(), PATIENCE)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket.into())
+}
+
+/// Body and head of a page of the health server.
+pub fn get(path: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = connect("127.0.0.1:15131", PATIENCE).expect("health server");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: dataplane\r\nConnection: close\r\n\r\n").expect("write");
+    let mut page = String::new();
+    stream.read_to_string(&mut page).expect("read");
+    page
 }

@@ -103,7 +103,8 @@ impl Proxy {
     }
 }
 
-fn listener(device: &str, ip_version: u32, port: u16) -> TcpListener {
+/// A transparent listening socket on a device, as the proxy makes it.
+pub fn listener(device: &str, ip_version: u32, port: u16) -> TcpListener {
     let address: SocketAddr = if ip_version == 4 { ([0, 0, 0, 0], port).into() } else { ([0u16; 8], port).into() };
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("socket");
     socket.set_reuse_address(true).expect("reuse");

@@ -1,0 +1,60 @@
+//! News of links: which came, changed or went.
+
+use super::KernelError;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use netlink_packet_route::RouteNetlinkMessage;
+use rtnetlink::MulticastGroup;
+use rtnetlink::packet_core::NetlinkPayload;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+/// Changes that come together are told together.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// Follows the links of the namespace that it was made in.
+#[allow(missing_debug_implementations)]
+pub struct LinkWatch {
+    indices: BoxStream<'static, u32>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for LinkWatch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl LinkWatch {
+    /// Needs a tokio runtime.
+    pub fn open() -> Result<Self, KernelError> {
+        let opened = rtnetlink::new_multicast_connection(&[MulticastGroup::Link]);
+        let (connection, _, messages) = opened.map_err(|error| KernelError::Netlink {
+            action: "follow the links".to_owned(),
+            reason: error.to_string(),
+        })?;
+        let indices = messages.filter_map(|(message, _)| async move {
+            match message.payload {
+                NetlinkPayload::InnerMessage(
+                    RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link),
+                ) => Some(link.header.index),
+                _ => None,
+            }
+        });
+        Ok(Self { indices: indices.boxed(), task: tokio::spawn(connection) })
+    }
+
+    /// Interface indices of the links that changed; `None` when the kernel tells no more.
+    pub async fn changed(&mut self) -> Option<BTreeSet<u32>> {
+        let mut changed = BTreeSet::from([self.indices.next().await?]);
+        let settle = tokio::time::sleep(SETTLE);
+        tokio::pin!(settle);
+        loop {
+            tokio::select! {
+                index = self.indices.next() => changed.insert(index?),
+                () = &mut settle => return Some(changed),
+            };
+        }
+    }
+}
