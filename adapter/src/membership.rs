@@ -108,3 +108,64 @@ fn merge<M: Message + Default>(
     removed.iter().for_each(|name| drop(table.remove(name)));
     if rejected.is_empty() { Ok(()) } else { Err(rejected) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workload(uid: &str, governed: bool) -> Resource {
+        let (namespace, name) = ("ns".to_owned(), "pod".to_owned());
+        let workload = Workload { uid: uid.to_owned(), namespace, name, governed, ..Workload::default() };
+        Resource::new("ns/pod", &workload)
+    }
+
+    fn attachment(uid: &str) -> Resource {
+        let addresses = vec!["10.0.0.1".to_owned()];
+        Resource::new("ns/pod", &Attachment { pod_uid: uid.to_owned(), addresses, ..Attachment::default() })
+    }
+
+    fn both(workload: Resource, attachment: Resource) -> Membership {
+        let mut membership = Membership::default();
+        membership.apply(type_url::WORKLOAD, &[workload], &[]).expect("valid");
+        assert!(!membership.is_complete());
+        membership.apply(type_url::ATTACHMENT, &[attachment], &[]).expect("valid");
+        assert!(membership.is_complete());
+        membership
+    }
+
+    #[test]
+    fn a_pod_that_both_views_name_and_that_asked_for_the_mesh_is_a_member() {
+        let members = both(workload("u", true), attachment("u")).members("td");
+        assert_eq!(members.pods["u"].identity.to_string(), "spiffe://td/ns/ns/sa/default");
+        for (membership, reason) in [
+            (both(workload("u", false), attachment("u")), "did not ask"),
+            (both(workload("u", true), attachment("earlier")), "earlier"),
+        ] {
+            let mut membership = membership;
+            let members = membership.members("td");
+            assert!(members.pods.is_empty());
+            assert!(members.ungoverned["ns/pod"].contains(reason), "{:?}", members.ungoverned);
+        }
+    }
+
+    #[test]
+    fn a_pod_that_the_controller_no_longer_names_stays_until_it_is_detached() {
+        let mut membership = both(workload("u", true), attachment("u"));
+        let name = ["ns/pod".to_owned()];
+        membership.apply(type_url::WORKLOAD, &[], &name).expect("valid");
+        assert_eq!(membership.members("td").pods.len(), 1);
+        membership.apply(type_url::ATTACHMENT, &[], &name).expect("valid");
+        assert!(membership.members("td").pods.is_empty());
+        membership.apply(type_url::ATTACHMENT, &[attachment("u")], &[]).expect("valid");
+        assert!(membership.members("td").pods.is_empty(), "it is forgotten");
+    }
+
+    #[test]
+    fn what_does_not_decode_is_refused_by_name_and_the_last_good_one_stays() {
+        let mut membership = both(workload("u", true), attachment("u"));
+        let garbage = Resource::from_any("ns/pod", mesh_api::Any { type_url: String::new(), value: vec![0xff] });
+        let rejected = membership.apply(type_url::WORKLOAD, &[garbage], &[]).expect_err("garbage");
+        assert_eq!(rejected[0].name, "ns/pod");
+        assert_eq!(membership.members("td").pods.len(), 1);
+    }
+}
