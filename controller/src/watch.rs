@@ -7,8 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// Changes that come together are read together.
-const DEBOUNCE: Duration = Duration::from_millis(50);
+/// The folder is read once it was quiet for this long: half a file may well be a valid one, with
+/// half of its objects.
+const QUIET: Duration = Duration::from_millis(50);
+/// It is read after this long at the latest.
+const QUIET_LIMIT: Duration = Duration::from_secs(2);
 /// Read again at least this often, whatever the kernel told.
 const RESCAN: Duration = Duration::from_secs(10);
 /// Largest manifest that is read.
@@ -56,9 +59,15 @@ impl FolderWatch {
     /// Waits until it is worth reading again.
     pub async fn changed(&self) {
         tokio::select! {
-            () = self.bell.notified() => tokio::time::sleep(DEBOUNCE).await,
+            () = self.bell.notified() => self.quiet().await,
             () = tokio::time::sleep(if self.watcher.is_some() { RESCAN } else { RESCAN / 10 }) => {}
         }
+    }
+
+    async fn quiet(&self) {
+        let quiet = async { while tokio::time::timeout(QUIET, self.bell.notified()).await.is_ok() {} };
+        // At the limit it is read as it is, and again when it changes further.
+        let _ = tokio::time::timeout(QUIET_LIMIT, quiet).await;
     }
 
     fn watch(&mut self) -> Result<(), WatchError> {

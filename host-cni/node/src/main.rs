@@ -108,6 +108,8 @@ async fn main() -> anyhow::Result<()> {
     tokio::spawn(nudge(Arc::clone(&daemon)));
     // Both sockets are bound before anything is undone, so that callers wait and are not refused.
     let calls = server::bind(&arguments.socket)?;
+    // What is attached, before an adapter that comes back compares it with what it holds.
+    daemon.publisher.refresh();
     publish(&arguments, store, background.clone())?;
     daemon.recover().await;
     tokio::spawn(Arc::clone(&daemon).retry(background.clone()));

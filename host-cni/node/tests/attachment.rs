@@ -3,8 +3,9 @@
 
 mod host;
 
-use host::{Host, attachments, run};
+use host::{Host, follow, next, run};
 use istio_dpu_cni::error::code;
+use mesh_api::attach::Attachment;
 use mesh_api::dataplane::{OnFailure, Steering};
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -40,7 +41,9 @@ async fn a_pod_gets_its_vf_and_gives_it_back() {
         (port.addresses[0].as_str(), port.steering(), port.on_failure()),
         ("10.244.1.10", Steering::Tcp, OnFailure::Closed)
     );
-    let attachment = attachments(&host, 1).await.remove(0);
+    let (handle, mut events) = follow(&host);
+    let update = next(&handle, &mut events, Duration::from_secs(10)).await.expect("told");
+    let attachment: Attachment = update.changed[0].decode().expect("attachment");
     assert_eq!(
         (attachment.name.as_str(), attachment.port_id.as_str(), attachment.pod_uid.as_str()),
         ("a", "vf0", "uid-a")
@@ -281,4 +284,28 @@ async fn a_daemon_told_to_stop_ends_soon_and_leaves_attachments_as_they_are() {
     assert!(host.wait().success());
     assert!(started.elapsed() < Duration::from_secs(5));
     assert_eq!(host.audit(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adapter_that_comes_back_after_a_restart_is_not_told_that_pods_are_gone() {
+    let mut host = Host::start().await;
+    let (a, b) = (host.pod("a"), host.pod("b"));
+    host.add("a", &a).await.expect("attached");
+    let (handle, mut events) = follow(&host);
+    let first = next(&handle, &mut events, Duration::from_secs(10)).await.expect("told");
+    assert_eq!(first.changed[0].name, "n/a");
+    host.restart().await;
+    assert_eq!(
+        next(&handle, &mut events, Duration::from_secs(1)).await.filter(|update| !update.removed.is_empty()),
+        None
+    );
+    host.add("b", &b).await.expect("attached");
+    let names = |update: &xds::client::Update| update.changed.iter().map(|one| one.name.clone()).collect::<Vec<_>>();
+    let mut update = next(&handle, &mut events, Duration::from_secs(10)).await.expect("told");
+    while update.changed.is_empty() && update.removed.is_empty() {
+        update = next(&handle, &mut events, Duration::from_secs(10)).await.expect("told");
+    }
+    assert_eq!((names(&update), update.removed), (vec!["n/b".to_owned()], Vec::new()));
+    host.del("a", &a).await.expect("detached");
+    assert_eq!(next(&handle, &mut events, Duration::from_secs(10)).await.expect("told").removed, ["n/a"]);
 }

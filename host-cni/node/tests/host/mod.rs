@@ -20,7 +20,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
 use xds::Resource;
+use xds::client::{Event, Handle, Update};
 use xds::server::{Store, Transaction};
 
 pub const NODE: &str = "host1";
@@ -324,8 +326,8 @@ async fn serve_controller(store: Store, listener: TcpListener) {
     server.serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener)).await.expect("served");
 }
 
-/// What the daemon tells the adapter, as soon as it tells of `expected` attachments.
-pub async fn attachments(host: &Host, expected: usize) -> Vec<mesh_api::attach::Attachment> {
+/// Follows what the daemon tells the adapter.
+pub fn follow(host: &Host) -> (Handle, mpsc::Receiver<Event>) {
     let path = host.folder.path().join("attachments.sock");
     let connect = move || {
         let path = path.clone();
@@ -336,17 +338,19 @@ pub async fn attachments(host: &Host, expected: usize) -> Vec<mesh_api::attach::
         mode: xds::client::Mode::Delta,
         metadata: Vec::new(),
         interests: vec![(type_url::ATTACHMENT.to_owned(), xds::client::Interest::Wildcard)],
-        backoff: xds::Backoff::default(),
+        backoff: xds::Backoff::new(Duration::from_millis(20), Duration::from_millis(100)),
     };
-    let (handle, mut events) = xds::client::spawn(connect, options);
+    xds::client::spawn(connect, options)
+}
+
+/// The next update, answered.
+pub async fn next(handle: &Handle, events: &mut mpsc::Receiver<Event>, wait: Duration) -> Option<Update> {
+    let deadline = tokio::time::Instant::now() + wait;
     loop {
-        let event =
-            tokio::time::timeout(Duration::from_secs(10), events.recv()).await.expect("in time").expect("client");
-        if let xds::client::Event::Update(update) = event {
-            handle.reply(update.token, Ok(()));
-            if update.changed.len() == expected {
-                return update.changed.iter().map(|one| one.decode().expect("attachment")).collect();
-            }
+        let event = tokio::time::timeout_at(deadline, events.recv()).await.ok()?.expect("the client lives");
+        if let Event::Update(update) = event {
+            handle.reply(update.token.clone(), Ok(()));
+            return Some(update);
         }
     }
 }
