@@ -92,8 +92,11 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
     proptest::collection::vec(change, 1..40)
 }
 
+/// Resources by node and type.
+type Views = BTreeMap<(String, &'static str), Vec<Resource>>;
+
 /// Everything that a controller serves and counts.
-fn outcome(controller: &Controller, store: &Store) -> (Vec<usize>, BTreeMap<(String, &'static str), Vec<Resource>>) {
+fn outcome(controller: &Controller, store: &Store) -> (Vec<usize>, Views) {
     let counts = Kind::ALL.map(|kind| controller.count(kind)).to_vec();
     let mut views = BTreeMap::new();
     for node in controller.nodes() {
