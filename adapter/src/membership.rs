@@ -27,6 +27,8 @@ pub struct Membership {
 pub struct Members {
     pub pods: BTreeMap<String, Pod>,
     pub ungoverned: BTreeMap<String, String>,
+    /// How many of those the controller has not told of.
+    pub unknown: usize,
 }
 
 impl Membership {
@@ -55,6 +57,7 @@ impl Membership {
     pub fn members(&mut self, trust_domain: &str) -> Members {
         self.forget_departed();
         let mut members = Members::default();
+        members.unknown = self.attachments.keys().filter(|name| !self.workloads.contains_key(*name)).count();
         for (name, attachment) in &self.attachments {
             match self.member(name, attachment, trust_domain) {
                 Ok(pod) => drop(members.pods.insert(pod.uid().to_owned(), pod)),
@@ -157,7 +160,8 @@ mod tests {
         membership.apply(type_url::ATTACHMENT, &[], &name).expect("valid");
         assert!(membership.members("td").pods.is_empty());
         membership.apply(type_url::ATTACHMENT, &[attachment("u")], &[]).expect("valid");
-        assert!(membership.members("td").pods.is_empty(), "it is forgotten");
+        let members = membership.members("td");
+        assert!(members.pods.is_empty() && members.unknown == 1, "it is forgotten");
     }
 
     #[test]

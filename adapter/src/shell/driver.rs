@@ -53,6 +53,8 @@ pub(super) struct Driver {
     inbox: Option<mpsc::Receiver<Tagged>>,
     /// When the first workload was complete after the start.
     first_synced: Option<Instant>,
+    /// Attached pods that the controller has not told of.
+    unknown: usize,
     /// Streams that proxies have open.
     proxies: BTreeSet<u64>,
 }
@@ -82,6 +84,7 @@ impl Driver {
             tagged,
             inbox: Some(inbox),
             first_synced: None,
+            unknown: 0,
             proxies: BTreeSet::new(),
         }
     }
@@ -133,6 +136,7 @@ impl Driver {
     /// Makes the streams be those of the attached, governed pods.
     fn refresh_members(&mut self) {
         let members = self.membership.members(&self.args.trust_domain);
+        self.unknown = members.unknown;
         let identities = members.pods.values().map(|pod| pod.identity.clone()).collect();
         *self.shared.identities.write().unwrap_or_else(PoisonError::into_inner) = identities;
         *self.shared.ungoverned.lock().unwrap_or_else(PoisonError::into_inner) = members.ungoverned;
@@ -289,7 +293,7 @@ impl Driver {
             self.first_synced.get_or_insert_with(Instant::now);
         }
         let is_over = self.first_synced.is_some_and(|first| first.elapsed() >= self.grace());
-        if synced == all || is_over {
+        if (synced == all && self.unknown == 0) || is_over {
             tracing::info!(workloads = all, synced, "answering the proxy");
             self.store.release(&self.args.node);
         }
