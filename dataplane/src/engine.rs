@@ -92,10 +92,29 @@ impl<D: Door> Engine<D> {
         let names = saved::representors(&bytes).unwrap_or_default();
         let devices = self.devices(names.iter().map(String::as_str)).await?;
         match saved::restore(&bytes, &devices) {
-            Ok(state) => self.replace(state, false).await,
+            Ok(state) => {
+                self.resume(state).await;
+                Ok(())
+            }
             Err(error) => {
                 tracing::warn!(%error, "the saved state cannot be read; the node daemon will send it again");
                 Ok(())
+            }
+        }
+    }
+
+    /// One interface that the kernel refuses must not keep the others back.
+    async fn resume(&mut self, whole: State) {
+        if self.replace(whole.clone(), false).await.is_ok() {
+            return;
+        }
+        let mut state = State { ports: BTreeMap::new(), ..whole.clone() };
+        for (id, port) in whole.ports {
+            let mut next = state.clone();
+            next.ports.insert(id.clone(), port);
+            match self.replace(next.clone(), false).await {
+                Ok(()) => state = next,
+                Err(error) => tracing::error!(port = id, %error, "not restored"),
             }
         }
     }

@@ -127,6 +127,7 @@ impl Kernel {
 
     async fn wire(&mut self, wire: &Wire) -> Result<(), KernelError> {
         sysctl::prepare_representor(&wire.name)?;
+        self.network.set_up(wire.ifindex).await?;
         self.programs.attach(Hook::RepresentorIngress, &wire.name, wire.ifindex)?;
         self.programs.attach(Hook::RepresentorEgress, &wire.name, wire.ifindex)?;
         for (selector, table) in port_rules(wire) {

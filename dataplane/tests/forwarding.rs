@@ -305,6 +305,7 @@ fn a_deleted_port_and_a_cleanup_leave_nothing_behind() {
     lab.clean();
     assert!(!look("rule").contains("rep1") && !look("rule").contains("up0") && !look("-6 rule").contains("up0"));
     assert!(!look("route show table all").contains("10.1.0.1"), "{}", look("route show table all"));
+    assert!(!look("neigh show nud permanent").contains("10.1.0.1"), "{}", look("neigh show nud permanent"));
     assert!(!lab.bpf_dir().exists());
 }
 
@@ -428,4 +429,54 @@ fn metrics_and_ports_tell_what_happened() {
     assert!(ports.contains("\"representor\":\"rep1\"") && ports.contains("\"port_closed\":1"), "{ports}");
     assert!(metrics.contains("dataplane_proxies 0"), "{metrics}");
     assert!(lab.within("dpu", || get("/readyz")).contains("kernel: ok"), "readiness");
+}
+
+#[test]
+fn governed_tcp_over_ipv6_lands_in_the_proxy() {
+    use mesh_api::steering::Direction;
+    let lab = Lab::new("six", 1);
+    ports(&lab, [port(1)]);
+    let mut proxy = Proxy::connect(&lab);
+    let listener = proxy.listen(&lab, "rep1", Direction::Outbound, "vf1", 6);
+    proxy.ready(1);
+    let pod = lab.spawn("pod1", || {
+        let mut stream = connect("[2001:db8::9]:8080", PATIENCE).expect("connect");
+        stream.read_exact(&mut [0; 5]).expect("read");
+    });
+    let (mut stream, peer) = accept(&listener).expect("steered");
+    assert_eq!(stream.local_addr().expect("address").to_string(), "[2001:db8::9]:8080");
+    assert_eq!(peer.ip().to_string(), "fd01::1");
+    stream.write_all(b"hello").expect("write");
+    pod.join().expect("pod");
+}
+
+#[test]
+fn a_proxy_that_talks_nonsense_is_told_so_and_harms_nobody() {
+    use mesh_api::steering::from_proxy::Message as Asked;
+    use mesh_api::steering::{Direction, PortNotReady, RegisterListener};
+    let lab = Lab::new("noise", 1);
+    ports(&lab, [port(1)]);
+    let mut proxy = Proxy::connect(&lab);
+    let register = |port_id: &str, ip_version| RegisterListener {
+        direction: Direction::Outbound.into(),
+        port_id: port_id.to_owned(),
+        ip_version,
+    };
+    let error = proxy.ask(Asked::RegisterListener(register("vf1", 4)), None).expect_err("no descriptor");
+    assert!(error.contains("send one"), "{error}");
+    let socket = TcpListener::bind("127.0.0.1:0").expect("bind");
+    assert!(proxy.ask(Asked::RegisterListener(register("vf9", 4)), Some(&socket)).expect_err("port").contains("vf9"));
+    assert!(
+        proxy.ask(Asked::RegisterListener(register("vf1", 5)), Some(&socket)).expect_err("version").contains("4 or 6")
+    );
+    let unknown = PortNotReady { port_id: "vf9".to_owned(), reason: String::new() };
+    assert!(proxy.ask(Asked::PortNotReady(unknown), None).is_err());
+    assert!(!proxy.send_raw(&[0xff; 100]).is_empty());
+    proxy.ready(1);
+    assert_eq!(lab.statuses()["vf1"].state(), wire::PortState::Open);
+    // A port that comes later is told, and one that goes.
+    lab.apply(vec![Kind::DeletePortId("vf1".to_owned())]).expect("delete");
+    let closed = PortNotReady { port_id: "vf1".to_owned(), reason: String::new() };
+    assert!(proxy.ask(Asked::PortNotReady(closed), None).is_err());
+    assert!(proxy.told.iter().any(|ports| !ports.snapshot && ports.removed_ids == ["vf1"]), "{:?}", proxy.told);
 }

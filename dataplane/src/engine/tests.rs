@@ -128,3 +128,16 @@ async fn a_restart_goes_on_from_the_file_with_the_same_slots_and_without_new_cou
     third.restore().await.expect("a file that cannot be read is no reason to stop");
     assert!(third.state().ports.is_empty());
 }
+
+#[tokio::test]
+async fn a_restart_goes_on_with_the_other_ports_when_the_kernel_refuses_one() {
+    let folder = tempfile::tempdir().expect("folder");
+    let file = folder.path().join("state");
+    engine(Some(file.clone())).apply(&operations()).await.expect("apply");
+    let mut second = engine(Some(file));
+    // The attempt as a whole is refused; one by one they come.
+    second.door.refuse = Some(0);
+    second.restore().await.expect("restore");
+    assert_eq!(second.state().ports.len(), 2);
+    assert_eq!(second.door.image, second.state.image());
+}

@@ -10,9 +10,9 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::neighbour::NeighbourState;
-use netlink_packet_route::route::{RouteMessage, RouteScope, RouteType};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
-use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
+use rtnetlink::{Handle, IpVersion, LinkUnspec, RouteMessageBuilder};
 use std::net::IpAddr;
 use tokio::task::JoinHandle;
 
@@ -79,6 +79,13 @@ impl Network {
         }
     }
 
+    /// Sets the link up.
+    pub async fn set_up(&self, ifindex: u32) -> Result<(), KernelError> {
+        let message = LinkUnspec::new_with_index(ifindex).up().build();
+        let result = self.handle.link().set(message).execute().await;
+        result.map_err(|error| refused(&format!("set link {ifindex} up"), error))
+    }
+
     /// First IPv4 address of the link, else its first other one.
     pub async fn address(&self, ifindex: u32) -> Result<Option<IpAddr>, KernelError> {
         let stream = self.handle.address().get().set_link_index_filter(ifindex).execute();
@@ -113,7 +120,8 @@ impl Network {
         Ok(())
     }
 
-    /// Removes every rule to a table that `is_ours`, and every route in such a table.
+    /// Removes every rule to a table that `is_ours`, every route in such a table, and the neighbour of
+    /// every address that is on a link by such a route.
     pub async fn sweep(&self, is_ours: impl Fn(u32) -> bool) -> Result<(), KernelError> {
         for version in [IpVersion::V4, IpVersion::V6] {
             let stream = self.handle.rule().get(version).execute();
@@ -126,9 +134,11 @@ impl Network {
         }
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             for route in self.routes(family).await?.into_iter().filter(|route| is_ours(route_table(route))) {
-                tolerate(self.handle.route().del(route).execute().await, nix::libc::ESRCH, || {
-                    "delete a route".to_owned()
-                })?;
+                if let Some((ifindex, address)) = on_link(&route) {
+                    self.delete_neighbor(ifindex, address).await?;
+                }
+                let result = self.handle.route().del(route).execute().await;
+                tolerate(result, nix::libc::ESRCH, || "delete a route".to_owned())?;
             }
         }
         Ok(())
@@ -205,10 +215,26 @@ fn table_of(rule: &RuleMessage) -> Option<u32> {
 
 fn route_table(route: &RouteMessage) -> u32 {
     let table = route.attributes.iter().find_map(|attribute| match attribute {
-        netlink_packet_route::route::RouteAttribute::Table(table) => Some(*table),
+        RouteAttribute::Table(table) => Some(*table),
         _ => None,
     });
     table.unwrap_or(u32::from(route.header.table))
+}
+
+/// Link and address of a route to one address on a link.
+fn on_link(route: &RouteMessage) -> Option<(u32, IpAddr)> {
+    let (mut ifindex, mut address) = (None, None);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(oif) => ifindex = Some(*oif),
+            RouteAttribute::Destination(RouteAddress::Inet(v4)) => address = Some(IpAddr::V4(*v4)),
+            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => address = Some(IpAddr::V6(*v6)),
+            RouteAttribute::Gateway(_) => return None,
+            _ => {}
+        }
+    }
+    let is_host = route.header.destination_prefix_length == if address?.is_ipv4() { 32 } else { 128 };
+    Some((ifindex?, address?)).filter(|_| is_host && route.header.kind == RouteType::Unicast)
 }
 
 fn route(table: u32, prefix: IpNet, way: Way) -> Result<RouteMessage, KernelError> {

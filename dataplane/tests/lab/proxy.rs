@@ -57,6 +57,16 @@ impl Proxy {
         }
     }
 
+    /// Sends what may be no message, and returns the error of the answer.
+    pub fn send_raw(&mut self, bytes: &[u8]) -> String {
+        rustix::net::send(&self.socket, bytes, SendFlags::empty()).expect("send");
+        loop {
+            if let Some(answer) = self.receive() {
+                return answer.error;
+            }
+        }
+    }
+
     fn receive(&mut self) -> Option<wire::Answer> {
         let mut bytes = vec![0; 65536];
         let (length, _) = recv(&self.socket, &mut bytes, RecvFlags::empty()).expect("receive");
