@@ -56,8 +56,8 @@ impl Membership {
     /// Everything that is attached. Forgets what is neither named nor attached.
     pub fn members(&mut self, trust_domain: &str) -> Members {
         self.forget_departed();
-        let mut members = Members::default();
-        members.unknown = self.attachments.keys().filter(|name| !self.workloads.contains_key(*name)).count();
+        let unknown = self.attachments.keys().filter(|name| !self.workloads.contains_key(*name)).count();
+        let mut members = Members { unknown, ..Members::default() };
         for (name, attachment) in &self.attachments {
             match self.member(name, attachment, trust_domain) {
                 Ok(pod) => drop(members.pods.insert(pod.uid().to_owned(), pod)),
