@@ -22,7 +22,8 @@ const READ: &[(&str, &str)] = &[
         "name address stat_prefix filter_chains fcds_config filter_chain_matcher use_original_dst default_filter_chain \
          per_connection_buffer_limit_bytes metadata deprecated_v1 listener_filters listener_filters_timeout \
          continue_on_listener_filters_timeout transparent traffic_direction udp_listener_config api_listener reuse_port \
-         enable_reuse_port access_log tcp_backlog_size bind_to_port internal_listener",
+         enable_reuse_port access_log tcp_backlog_size bind_to_port internal_listener \
+         max_connections_to_accept_per_socket_event",
     ),
     (
         "config.listener.v3.FilterChain",
@@ -139,7 +140,7 @@ const READ: &[(&str, &str)] = &[
          http2_protocol_options typed_extension_protocol_options dns_refresh_rate respect_dns_ttl dns_lookup_family \
          outlier_detection cleanup_interval upstream_bind_config lb_subset_config ring_hash_lb_config maglev_lb_config \
          original_dst_lb_config least_request_lb_config round_robin_lb_config common_lb_config transport_socket metadata \
-         protocol_selection upstream_connection_options close_connections_on_host_health_failure load_balancing_policy",
+         protocol_selection filters upstream_connection_options close_connections_on_host_health_failure load_balancing_policy",
     ),
     (
         "config.cluster.v3.Cluster.CommonLbConfig",

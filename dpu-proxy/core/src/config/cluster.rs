@@ -30,6 +30,7 @@ pub fn cluster(at: At<'_>, proto: &cluster::Cluster, in_workload_scope: bool) ->
     if proto.name.is_empty() {
         return Err(at.field("name").refuse("a name is required"));
     }
+    upstream_filters(at, &proto.filters)?;
     let discovery = discovery(at, proto)?;
     let balancing = load_balancing::policy(at, proto, &discovery)?;
     let (protocol, http) = protocol(at, proto)?;
@@ -56,6 +57,20 @@ pub fn cluster(at: At<'_>, proto: &cluster::Cluster, in_workload_scope: bool) ->
         close_connections_on_host_health_failure: proto.close_connections_on_host_health_failure,
         delivers_to_workload,
     })
+}
+
+/// Network filters of upstream connections: none is run.
+fn upstream_filters(at: At<'_>, protos: &[cluster::Filter]) -> Result<(), ConfigError> {
+    for (index, proto) in protos.iter().enumerate() {
+        let at = at.item("filters", index);
+        let type_name = proto.typed_config.as_ref().map(any::effective_type).unwrap_or_default();
+        if type_name != "envoy.tcp.metadataexchange.config.MetadataExchange" {
+            let shown = any::shown(&type_name);
+            return Err(at.refuse(format!("upstream filter {} ({shown}) is not supported; leave it out", proto.name)));
+        }
+        at.unsupported("peer metadata is not exchanged over TCP; a peer is known by its certificate");
+    }
+    Ok(())
 }
 
 /// A sidecar's clusters that lead to its own application.

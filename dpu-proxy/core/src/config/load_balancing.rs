@@ -162,7 +162,8 @@ fn maglev(at: At<'_>, size: Option<wkt::UInt64Value>) -> Result<LbPolicy, Config
 }
 
 fn is_prime(number: u64) -> bool {
-    number >= 2 && (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor| !number.is_multiple_of(divisor))
+    number >= 2
+        && (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor| !number.is_multiple_of(divisor))
 }
 
 /// The first policy of the list that we have, as Envoy does.

@@ -142,7 +142,7 @@ fn forward(at: At<'_>, proto: &route::RouteAction, inherited: Inherited<'_>) -> 
         host_rewrite: host_rewrite(at, proto)?,
         append_x_forwarded_host: proto.append_x_forwarded_host,
         timeout: timeout(at.field("timeout"), proto.timeout.as_ref(), Some(Duration::from_secs(15)))?,
-        idle_timeout: optional_duration(at.field("idle_timeout"), proto.idle_timeout.as_ref())?,
+        idle_timeout: idle_timeout(at.field("idle_timeout"), proto)?,
         grpc_timeout_header_max: durations.grpc_max,
         grpc_timeout_header_offset: durations.grpc_offset,
         max_stream_duration: durations.max_stream,
@@ -161,6 +161,13 @@ fn require(at: At<'_>, cluster: &ClusterSpecifier) {
         }
         ClusterSpecifier::Header(_) => {}
     }
+}
+
+/// Unset: the connection manager's applies. Zero switches it off, which no duration can say: a very long one does.
+fn idle_timeout(at: At<'_>, proto: &route::RouteAction) -> Result<Option<Duration>, ConfigError> {
+    const OFF: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    let value = optional_duration(at, proto.idle_timeout.as_ref())?;
+    Ok(value.map(|value| if value.is_zero() { OFF } else { value }))
 }
 
 struct Durations {

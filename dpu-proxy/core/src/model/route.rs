@@ -102,6 +102,7 @@ pub struct RouteAction {
     pub append_x_forwarded_host: bool,
     /// None: off. Envoy's default is 15 s.
     pub timeout: Option<Duration>,
+    /// Takes the place of the connection manager's `stream_idle_timeout`; a hundred years when it is switched off.
     pub idle_timeout: Option<Duration>,
     /// `max_stream_duration.grpc_timeout_header_max` or `max_grpc_timeout`: None ignores the header;
     /// zero means that the header's value is taken without limit.
