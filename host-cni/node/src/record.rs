@@ -17,6 +17,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// Extension of a record that is being written.
+const DRAFT: &str = "draft";
+
 /// Names one attachment.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Key {
@@ -154,6 +157,9 @@ impl Records {
             let path = entry.map_err(failed)?.path();
             if path.extension().is_some_and(|extension| extension == "json") {
                 all.extend(read(&path).map(|record| (record.key.clone(), record)));
+            } else if path.extension().is_some_and(|extension| extension == DRAFT) {
+                // A write that a crash cut short: the step that it announces was never begun.
+                fs::remove_file(&path).map_err(failed)?;
             }
         }
         Ok(Self { folder: folder.to_owned(), all: Mutex::new(all) })
@@ -210,7 +216,7 @@ impl Records {
 
     fn write(&self, record: &Record) -> Result<(), RecordError> {
         let path = self.path(&record.key);
-        let draft = path.with_extension("draft");
+        let draft = path.with_extension(DRAFT);
         let write = || -> io::Result<()> {
             let mut file = File::create(&draft)?;
             file.write_all(&serde_json::to_vec_pretty(record)?)?;
@@ -307,6 +313,7 @@ pub(crate) mod tests {
         fs::write(folder.path().join("c@eth0.draft"), "half").expect("write");
         assert_eq!(Records::open(folder.path()).expect("open").list().len(), 1);
         assert!(folder.path().join("b@eth0.unreadable").exists());
+        assert!(!folder.path().join("c@eth0.draft").exists(), "its step was never begun");
     }
 
     #[test]

@@ -309,3 +309,27 @@ async fn an_adapter_that_comes_back_after_a_restart_is_not_told_that_pods_are_go
     host.del("a", &a).await.expect("detached");
     assert_eq!(next(&handle, &mut events, Duration::from_secs(10)).await.expect("told").removed, ["n/a"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_killed_at_any_moment_of_add_or_del_leaves_nothing_after_del() {
+    let mut host = Host::start().await;
+    let netns = host.pod("a");
+    for command in ["ADD", "DEL"] {
+        for delay_ms in [3, 10, 20, 35, 50, 70, 95, 130] {
+            if command == "DEL" {
+                host.add("a", &netns).await.expect("attached");
+            }
+            let pid = host.pid();
+            let killer = tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+                run(&format!("kill -9 {pid}"));
+            });
+            // It may have come to its end before, or not.
+            let _ = host.call(command, "a", &netns, |_| {}).await;
+            killer.await.expect("killed");
+            host.restart().await;
+            host.del("a", &netns).await.expect("detached");
+            host.assert_clean().await;
+        }
+    }
+}
