@@ -277,16 +277,10 @@ impl Host {
 
     /// Everything that an attachment may leave: links of host and DPU, IPAM files, records, ports.
     pub fn audit(&self) -> BTreeMap<String, String> {
-        let links = |netns: &str| {
-            let text = run(&format!(
-                "ip -n {netns} -o -d link | grep -o -E ' (vf|pf0vf|dm|eth)[^@:]*|link/ether [0-9a-f:]*|alias .*' | sort"
-            ));
-            text.lines().map(str::trim).collect::<Vec<_>>().join("\n")
-        };
         let ports: Vec<String> = self.dataplane.ports().into_iter().map(|port| port.id).collect();
         BTreeMap::from([
-            ("host links".to_owned(), names_and_macs(&links(&self.host()), true)),
-            ("dpu links".to_owned(), names_and_macs(&links(&self.dpu()), false)),
+            ("host links".to_owned(), links(&self.host(), r"\1 \2")),
+            ("dpu links".to_owned(), links(&self.dpu(), r"\1")),
             ("host addresses".to_owned(), run(&format!("ip -n {} -o addr | grep -v ' lo ' || true", self.host()))),
             ("addresses given".to_owned(), self.files("ipam/mesh")),
             ("records".to_owned(), self.files("state/records")),
@@ -313,9 +307,12 @@ impl Host {
     }
 }
 
-/// A representor that was made again has another MAC of its own, which nobody sees.
-fn names_and_macs(links: &str, macs: bool) -> String {
-    links.lines().filter(|line| macs || !line.starts_with("link/")).collect::<Vec<_>>().join("\n")
+/// Ethernet links of a namespace, with their aliases. `show` picks name (1) and MAC (2): a representor
+/// that was made again has another MAC of its own, which nobody sees.
+fn links(netns: &str, show: &str) -> String {
+    let names = format!(r"sed -n -E 's/^[0-9]+: ([^@:]+).*link\/ether ([0-9a-f:]+).*/{show}/p'");
+    let aliases = r"sed -n -E 's/.*(alias [^\\]*).*/\1/p'";
+    run(&format!("ip -n {netns} -o link | {names} | sort; ip -n {netns} -o link | {aliases}"))
 }
 
 async fn serve_controller(store: Store, listener: TcpListener) {
