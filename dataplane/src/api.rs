@@ -36,10 +36,9 @@ impl<D> Api<D> {
     // The error is tonic's own and as large as it is.
     #[allow(clippy::result_large_err)]
     fn authorize<T>(&self, request: &Request<T>) -> Result<(), Status> {
-        let shown = service::grpc::peer_identities(request);
-        match !self.check_caller || shown.iter().any(|name| name.starts_with(CALLERS)) {
-            true => Ok(()),
-            false => Err(Status::permission_denied(format!("the caller must be {CALLERS}NODE; it showed {shown:?}"))),
+        match self.check_caller {
+            true => permitted(&service::grpc::peer_identities(request)),
+            false => Ok(()),
         }
     }
 }
@@ -88,6 +87,18 @@ impl<D: Door + 'static> Dataplane for Api<D> {
             counters.ports.push(port_counters(&port.wire.id, &read(port.slot)?));
         }
         Ok(Response::new(counters))
+    }
+}
+
+// The error is tonic's own and as large as it is.
+#[allow(clippy::result_large_err)]
+fn permitted(shown: &[String]) -> Result<(), Status> {
+    match shown
+        .iter()
+        .any(|name| name.strip_prefix(CALLERS).is_some_and(|node| !node.is_empty() && !node.contains('/')))
+    {
+        true => Ok(()),
+        false => Err(Status::permission_denied(format!("the caller must be {CALLERS}NODE; it showed {shown:?}"))),
     }
 }
 
@@ -154,6 +165,18 @@ fn drops(counters: &abi::Counters) -> Vec<wire::DropCounter> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_node_daemon_may_call() {
+        let shown = |name: &str| permitted(&["dataplane".to_owned(), name.to_owned()]);
+        assert!(shown("spiffe://dpumesh/cni-node/host1").is_ok());
+        for other in
+            ["spiffe://dpumesh/adapter/host1", "spiffe://dpumesh/cni-node/", "spiffe://cluster.local/cni-node/host1"]
+        {
+            assert_eq!(shown(other).expect_err(other).code(), tonic::Code::PermissionDenied);
+        }
+        assert!(permitted(&[]).is_err());
+    }
 
     #[test]
     fn a_watcher_hears_everything_first_and_changes_later() {

@@ -480,3 +480,33 @@ fn a_proxy_that_talks_nonsense_is_told_so_and_harms_nobody() {
     assert!(proxy.ask(Asked::PortNotReady(closed), None).is_err());
     assert!(proxy.told.iter().any(|ports| !ports.snapshot && ports.removed_ids == ["vf1"]), "{:?}", proxy.told);
 }
+
+#[test]
+fn a_bulk_of_tcp_through_a_service_arrives_whole_and_without_being_cut_small() {
+    const BYTES: usize = 64 << 20;
+    let lab = Lab::new("bulk", 1);
+    ports(&lab, [ungoverned(1)]);
+    let key = wire::ServiceKey { vip: "10.96.0.20".to_owned(), port: 80, protocol: 6, vni: 0 };
+    let backends = vec![wire::Backend { address: REMOTE.to_owned(), port: 8080 }];
+    lab.apply(vec![Kind::PutService(wire::Service { key: Some(key), backends })]).expect("service");
+    let server = lab.within("fab", || TcpListener::bind("10.2.0.5:8080").expect("bind"));
+    let pod = lab.spawn("pod1", || {
+        let mut stream = connect("10.96.0.20:80", PATIENCE).expect("connect");
+        let chunk: Vec<u8> = (0..1 << 20).map(|place: u32| (place % 251) as u8).collect();
+        (0..BYTES >> 20).for_each(|_| stream.write_all(&chunk).expect("write"));
+    });
+    let (mut stream, _) = accept(&server).expect("balanced");
+    let mut received = Vec::with_capacity(BYTES);
+    stream.read_to_end(&mut received).expect("read");
+    pod.join().expect("pod");
+    assert_eq!(received.len(), BYTES);
+    assert!(
+        received
+            .chunks(1 << 20)
+            .all(|chunk| chunk.iter().enumerate().all(|(place, byte)| *byte == (place % 251) as u8))
+    );
+    let counters = lab.counters("vf1");
+    // Segmentation offload survives the rewriting: far fewer packets than frames of 1,500 bytes.
+    let per_packet = counters.rx_bytes / counters.rx_packets;
+    assert!(per_packet > 6000, "{per_packet} bytes a packet");
+}

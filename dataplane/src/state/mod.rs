@@ -15,6 +15,7 @@ use mesh_api::dataplane as wire;
 use mesh_api::dataplane::operation::Operation as Kind;
 use mesh_model::MacAddress;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -208,12 +209,14 @@ impl State {
         let used: std::collections::BTreeSet<_> =
             self.services.values().flat_map(|service| service.backends.iter().copied()).collect();
         self.backends.retain(|backend, _| used.contains(backend));
+        let taken: std::collections::BTreeSet<u32> = self.backends.values().copied().collect();
+        let mut places = (0..MAX_BACKENDS).filter(|place| !taken.contains(place));
         for backend in used {
-            if !self.backends.contains_key(&backend) {
-                let place = free(0..MAX_BACKENDS, self.backends.values().copied());
-                let place =
-                    place.ok_or_else(|| parse::Refusal::full("put_service.backends", MAX_BACKENDS, "backends"))?;
-                self.backends.insert(backend, place);
+            if let Entry::Vacant(entry) = self.backends.entry(backend) {
+                let place = places.next();
+                entry.insert(
+                    place.ok_or_else(|| parse::Refusal::full("put_service.backends", MAX_BACKENDS, "backends"))?,
+                );
             }
         }
         Ok(())

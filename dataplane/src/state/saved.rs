@@ -2,6 +2,7 @@
 
 use super::{Devices, Port, State};
 use mesh_api::dataplane as wire;
+use mesh_api::dataplane::operation::Operation as Kind;
 use prost::Message;
 use std::collections::BTreeMap;
 use std::io;
@@ -72,20 +73,31 @@ pub fn restore(bytes: &[u8], devices: &Devices) -> Result<State, prost::DecodeEr
     let backends =
         saved.backends.iter().filter_map(|place| Some((place.name.parse::<SocketAddr>().ok()?, place.number)));
     let mut state = State { backends: backends.collect(), ..State::default() };
-    let kinds = wire.services.into_iter().map(wire::operation::Operation::PutService);
-    let kinds = kinds.chain(wire.routes.into_iter().map(wire::operation::Operation::PutRoute));
-    for kind in kinds.chain(wire.ports.into_iter().map(wire::operation::Operation::PutPort)) {
-        match state.applied(&[wire::Operation { operation: Some(kind) }], devices) {
-            Ok(next) => state = keep_backends(next, &state.backends),
-            Err(error) => tracing::warn!(%error, "not restored"),
-        }
-    }
+    let services = wire.services.into_iter().map(Kind::PutService);
+    let kinds = services.chain(wire.routes.into_iter().map(Kind::PutRoute));
+    let kinds = kinds.chain(wire.ports.into_iter().map(Kind::PutPort));
+    let operations: Vec<_> = kinds.map(|kind| wire::Operation { operation: Some(kind) }).collect();
+    state = match state.applied(&operations, devices) {
+        Ok(whole) => whole,
+        Err(_) => one_by_one(state, &operations, devices),
+    };
     let slots: BTreeMap<_, _> = saved.slots.iter().map(|place| (place.name.as_str(), place.number)).collect();
     state.ports.values_mut().for_each(|port| resume(port, &slots, &saved.ready));
     let used: Vec<SocketAddr> = state.services.values().flat_map(|service| service.backends.clone()).collect();
     state.backends.retain(|backend, _| used.contains(backend));
     state.epoch = wire.epoch;
     Ok(state)
+}
+
+/// What can be restored, when not everything can.
+fn one_by_one(mut state: State, operations: &[wire::Operation], devices: &Devices) -> State {
+    for operation in operations {
+        match state.applied(std::slice::from_ref(operation), devices) {
+            Ok(next) => state = keep_backends(next, &state.backends),
+            Err(error) => tracing::warn!(%error, "not restored"),
+        }
+    }
+    state
 }
 
 /// Services come one by one, so that a backend of a later one must not lose its place meanwhile.
