@@ -1,4 +1,4 @@
-//! Header matching, as Envoy's `HeaderMatcher`: repeated headers are one value joined by commas.
+//! Header matching, as Envoy's `HeaderMatcher`: of repeated headers, one that matches is enough.
 
 use super::string;
 use crate::head::{HeaderBlock, RequestHead, ResponseHead};
@@ -13,9 +13,17 @@ pub trait HeaderSource {
     /// A header that the block does not hold (pseudo-headers, the host).
     fn special(&self, name: &str) -> Option<Cow<'_, [u8]>>;
 
-    /// All values of a lower-case name, joined by commas; borrowed when there is one.
-    fn joined<'a>(&'a self, name: &'a str) -> Option<Cow<'a, [u8]>> {
-        self.special(name).or_else(|| joined(self.block(), name))
+    /// True when `fits` a value of that lower-case name; `None` when there is none.
+    fn any(&self, name: &str, fits: impl Fn(&[u8]) -> bool) -> Option<bool>
+    where
+        Self: Sized,
+    {
+        if let Some(value) = self.special(name) {
+            return Some(fits(&value));
+        }
+        let mut values = self.block().get_all(name.as_bytes()).peekable();
+        values.peek()?;
+        Some(values.any(fits))
     }
 }
 
@@ -51,18 +59,6 @@ impl HeaderSource for HeaderBlock {
     }
 }
 
-fn joined<'a>(block: &'a HeaderBlock, name: &'a str) -> Option<Cow<'a, [u8]>> {
-    let mut values = block.get_all(name.as_bytes());
-    let first = values.next()?;
-    let Some(second) = values.next() else { return Some(Cow::Borrowed(first)) };
-    let mut all = first.to_vec();
-    for value in std::iter::once(second).chain(values) {
-        all.push(b',');
-        all.extend_from_slice(value);
-    }
-    Some(Cow::Owned(all))
-}
-
 /// True when all of `matchers` match.
 pub fn all(matchers: &[HeaderMatcher], source: &impl HeaderSource) -> bool {
     matchers.iter().all(|matcher| matches(matcher, source))
@@ -71,12 +67,13 @@ pub fn all(matchers: &[HeaderMatcher], source: &impl HeaderSource) -> bool {
 /// True when the headers match. A missing header matches no value, inverted or not, unless it is
 /// treated as empty.
 pub fn matches(matcher: &HeaderMatcher, source: &impl HeaderSource) -> bool {
-    let value = source.joined(&matcher.name);
-    let matched = match (&matcher.value, value) {
-        (HeaderValueMatch::Present(present), value) => *present == (value.is_some() || matcher.treat_missing_as_empty),
-        (wanted, Some(value)) => value_matches(wanted, &value),
-        (wanted, None) if matcher.treat_missing_as_empty => value_matches(wanted, b""),
-        (_, None) => return false,
+    let matched = match source.any(&matcher.name, |value| value_matches(&matcher.value, value)) {
+        Some(matched) => matched,
+        None => match &matcher.value {
+            HeaderValueMatch::Present(present) => *present == matcher.treat_missing_as_empty,
+            wanted if matcher.treat_missing_as_empty => value_matches(wanted, b""),
+            _ => return false,
+        },
     };
     matched != matcher.invert
 }
@@ -116,10 +113,20 @@ mod tests {
     }
 
     #[test]
-    fn repeated_headers_match_as_one_value() {
+    fn of_repeated_headers_one_that_matches_is_enough() {
         let head = head(&[("x", "1"), ("y", "0"), ("x", "2")]);
-        assert!(matches(&matcher("x", exact("1,2"), false, false), &head));
-        assert!(!matches(&matcher("x", exact("1"), false, false), &head));
+        let range = |start, end| HeaderValueMatch::Range { start, end };
+        for (value, invert, expected) in [
+            (exact("1"), false, true),
+            (exact("2"), false, true),
+            (exact("1,2"), false, false),
+            (exact("1"), true, false),
+            (exact("3"), true, true),
+            (range(2, 3), false, true),
+            (range(1, 2), true, false),
+        ] {
+            assert_eq!(matches(&matcher("x", value.clone(), invert, false), &head), expected, "{value:?} {invert}");
+        }
     }
 
     #[test]

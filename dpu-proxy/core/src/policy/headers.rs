@@ -1,7 +1,7 @@
 //! Header edits of the levels of a route, in Envoy's order.
 //!
 //! From the most specific level to the least (so that, on overwriting, the least specific wins), or the
-//! other way round with `most_specific_header_mutations_wins`. Within a level: remove, then overwrite,
+//! other way round with `most_specific_header_mutations_wins`; a weighted cluster always comes first. Within a level: remove, then overwrite,
 //! then add; templates see the headers as they were before the level's additions.
 
 use super::overrides::weighted_cluster;
@@ -15,32 +15,34 @@ use crate::model::{AppendAction, FormatPart, HeaderEdit, HeaderEdits, RouteConfi
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EditLevels<'a> {
     levels: [Option<&'a HeaderEdits>; 4],
+    /// Of the weighted cluster: templates of the other levels see it.
+    host: Option<&'a str>,
 }
 
 impl<'a> EditLevels<'a> {
     /// Those of a matched route.
     pub fn of(config: &'a RouteConfig, matched: &Matched<'a>) -> Self {
-        let weighted = weighted_cluster(matched).map(|cluster| &cluster.headers);
-        let mut levels =
-            [weighted, Some(&matched.route.headers), Some(&matched.virtual_host.headers), Some(&config.headers)];
+        let weighted = weighted_cluster(matched);
+        let mut levels = [
+            weighted.map(|cluster| &cluster.headers),
+            Some(&matched.route.headers),
+            Some(&matched.virtual_host.headers),
+            Some(&config.headers),
+        ];
         if config.most_specific_wins {
-            levels.reverse();
+            levels[1..].reverse();
         }
-        Self { levels }
+        Self { levels, host: weighted.and_then(|cluster| cluster.host_rewrite.as_deref()) }
     }
 
     /// Edits a request before it goes upstream. Request headers in templates are those of `head`.
     pub fn edit_request(&self, head: &mut RequestHead, context: &dyn FormatContext) {
-        for edits in self.levels.iter().flatten() {
-            for name in &edits.request_remove {
-                head.headers.remove(name.as_bytes());
-            }
-            if !edits.request_add.is_empty() {
-                let heads = Heads { request: Some(head), ..Heads::of(context) };
-                let values = evaluate(&edits.request_add, &heads, context);
-                apply(&edits.request_add, values, &mut head.headers);
-            }
+        let (first, rest) = self.levels.split_at(1);
+        edit_request(first, head, context);
+        if let Some(host) = self.host {
+            head.set_authority(host.as_bytes());
         }
+        edit_request(rest, head, context);
     }
 
     /// Edits a response before it goes downstream. Response headers in templates are those of `head`.
@@ -54,6 +56,19 @@ impl<'a> EditLevels<'a> {
                 let values = evaluate(&edits.response_add, &heads, context);
                 apply(&edits.response_add, values, &mut head.headers);
             }
+        }
+    }
+}
+
+fn edit_request(levels: &[Option<&HeaderEdits>], head: &mut RequestHead, context: &dyn FormatContext) {
+    for edits in levels.iter().flatten() {
+        for name in &edits.request_remove {
+            head.headers.remove(name.as_bytes());
+        }
+        if !edits.request_add.is_empty() {
+            let heads = Heads { request: Some(head), ..Heads::of(context) };
+            let values = evaluate(&edits.request_add, &heads, context);
+            apply(&edits.request_add, values, &mut head.headers);
         }
     }
 }

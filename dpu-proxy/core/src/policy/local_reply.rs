@@ -1,5 +1,8 @@
 //! Answers that the proxy gives itself: status, body and details as Envoy has them; for gRPC requests a
 //! response without body whose headers carry the gRPC status.
+//!
+//! The response edits of the chosen route apply to these answers too (`headers::EditLevels`), before
+//! `content-length` and `content-type`; only an answered CORS preflight goes without.
 
 use super::grpc;
 use crate::head::{ResponseHead, Version};

@@ -12,6 +12,17 @@ use std::time::Duration;
 const DEFAULT_RETRIES: u32 = 1;
 const DEFAULT_BACKOFF: Duration = Duration::from_millis(25);
 
+/// Headers by which a caller asks for retries.
+const ASKED: [&str; 7] = [
+    "x-envoy-retry-on",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-max-retries",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retriable-header-names",
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-upstream-rq-timeout-alt-response",
+];
+
 /// What is left of the retries of a request.
 #[derive(Clone, Debug)]
 pub struct Retry<'a> {
@@ -54,8 +65,8 @@ impl<'a> Retry<'a> {
     /// Starts a request; takes the headers that ask for retries off it. `None`: it is never retried.
     pub fn begin(policy: Option<&'a RetryPolicy>, head: &mut RequestHead) -> Option<Self> {
         let retry = Self::of(policy, head);
-        for name in [&b"x-envoy-retry-on"[..], b"x-envoy-retry-grpc-on", b"x-envoy-max-retries"] {
-            head.headers.remove(name);
+        for name in ASKED {
+            head.headers.remove(name.as_bytes());
         }
         retry
     }

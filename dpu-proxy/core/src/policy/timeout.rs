@@ -27,12 +27,12 @@ pub fn resolve(
     router: &RouterOptions,
     head: &mut RequestHead,
 ) -> Timeouts {
-    let grpc_max = action.grpc_timeout_header_max.filter(|_| is_grpc(head));
+    let of_grpc = grpc_timeout(action, head);
+    if let Some(limit) = of_grpc {
+        head.headers.set(GRPC, format!("{}m", limit.as_millis()).as_bytes());
+    }
     let mut timeouts = Timeouts {
-        global: match grpc_max {
-            Some(max) => grpc_timeout(max, action.grpc_timeout_header_offset, head),
-            None => action.timeout,
-        },
+        global: of_grpc.or(action.timeout),
         per_try: retry.and_then(|retry| retry.per_try_timeout),
         per_try_idle: retry.and_then(|retry| retry.per_try_idle_timeout),
     };
@@ -46,11 +46,12 @@ pub fn resolve(
     if timeouts.global.is_some_and(|global| timeouts.per_try.is_some_and(|per_try| per_try >= global)) {
         timeouts.per_try = None;
     }
-    write_expected(&timeouts, Duration::ZERO, router, grpc_max.is_some(), head);
+    write_expected(&timeouts, Duration::ZERO, router, of_grpc.is_some(), head);
     timeouts
 }
 
-/// Writes what is left of the time `elapsed` after the start, before each attempt.
+/// Writes what is left of the time `elapsed` after the start, before each attempt. `is_grpc_limited`:
+/// the call's limit is in its `grpc-timeout`, and only a time per try is written.
 pub fn write_expected(
     timeouts: &Timeouts,
     elapsed: Duration,
@@ -58,29 +59,23 @@ pub fn write_expected(
     is_grpc_limited: bool,
     head: &mut RequestHead,
 ) {
-    let Some(mut left) = timeouts.per_try.or(timeouts.global) else { return };
+    let whole = timeouts.global.filter(|_| !is_grpc_limited);
+    let Some(mut left) = timeouts.per_try.or(whole) else { return };
     if let Some(global) = timeouts.global {
         left = left.min(global.saturating_sub(elapsed).max(Duration::from_millis(1)));
     }
-    let mut digits = itoa::Buffer::new();
-    let text = digits.format(left.as_millis());
     if !router.suppress_envoy_headers {
-        head.headers.set(EXPECTED, text.as_bytes());
-    }
-    if is_grpc_limited {
-        head.headers.set(GRPC, format!("{text}m").as_bytes());
+        head.headers.set(EXPECTED, itoa::Buffer::new().format(left.as_millis()).as_bytes());
     }
 }
 
-/// What the caller's `grpc-timeout` leaves, at most `max` (zero: no maximum).
-fn grpc_timeout(max: Duration, offset: Duration, head: &RequestHead) -> Option<Duration> {
-    let asked = head.headers.get_str("grpc-timeout").and_then(parse_grpc).filter(|asked| !asked.is_zero());
-    let asked = asked.map(|asked| if offset < asked { asked - offset } else { asked });
-    let max = nonzero(max);
-    match (asked, max) {
-        (Some(asked), Some(max)) => Some(asked.min(max)),
-        (asked, max) => asked.or(max),
-    }
+/// What the caller's `grpc-timeout` asks for: at most the route's maximum (zero: no maximum), less its
+/// offset. `None` where the route does not take it into account or the caller does not ask.
+fn grpc_timeout(action: &RouteAction, head: &RequestHead) -> Option<Duration> {
+    let max = action.grpc_timeout_header_max.filter(|_| is_grpc(head))?;
+    let asked = parse_grpc(head.headers.get_str("grpc-timeout")?)?;
+    let capped = nonzero(max).map_or(asked, |max| asked.min(max));
+    nonzero(capped.saturating_sub(action.grpc_timeout_header_offset))
 }
 
 /// `1S`, `20m`: up to eight digits and a unit.
@@ -194,8 +189,9 @@ mod tests {
         let mut call = grpc("1S");
         assert_eq!(resolved(&action(Some(15_000), Some(0)), &mut call), Some(990), "offset taken off");
         assert_eq!(call.headers.get_str("grpc-timeout"), Some("990m"));
-        assert_eq!(resolved(&action(Some(15_000), Some(500)), &mut grpc("1S")), Some(500));
-        assert_eq!(resolved(&action(Some(15_000), Some(500)), &mut grpc("x")), Some(500));
+        assert_eq!(call.headers.get(EXPECTED), None);
+        assert_eq!(resolved(&action(Some(15_000), Some(500)), &mut grpc("1S")), Some(490), "at most the maximum");
+        assert_eq!(resolved(&action(None, Some(500)), &mut grpc("x")), None, "no limit without a header");
         assert_eq!(resolved(&action(Some(15_000), None), &mut grpc("1S")), Some(15_000));
         for (text, expected) in [("2H", 7_200_000), ("3M", 180_000), ("5m", 5), ("1u", 1), ("1000001n", 2)] {
             assert_eq!(parse_grpc(text).map(|duration| duration.as_millis()), Some(expected), "{text}");

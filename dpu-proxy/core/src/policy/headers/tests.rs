@@ -119,3 +119,67 @@ fn headers_that_envoy_knows_are_joined_instead_of_repeated() {
     let edits = adding(vec![edit("via", "v", AppendAction::AppendIfExistsOrAdd)]);
     assert_eq!(edited(vec![&edits], head(&[("via", "c")])), pairs(&[("via", "c,v")]));
 }
+
+fn appending(value: &str) -> HeaderEdits {
+    adding(vec![edit("x", value, AppendAction::AppendIfExistsOrAdd)])
+}
+
+fn order(most_specific_wins: bool) -> (Vec<String>, String) {
+    use crate::model::*;
+    let cluster = WeightedCluster {
+        name: "a".into(),
+        weight: 1,
+        headers: appending("weighted"),
+        host_rewrite: Some("w.test".into()),
+        overrides: FilterOverrides::default(),
+    };
+    let action = RouteAction {
+        cluster: ClusterSpecifier::Weighted { clusters: vec![cluster], total: 1 },
+        cluster_not_found_status: 503,
+        prefix_rewrite: None,
+        regex_rewrite: None,
+        host_rewrite: HostRewrite::Keep,
+        append_x_forwarded_host: false,
+        timeout: None,
+        idle_timeout: None,
+        grpc_timeout_header_max: None,
+        grpc_timeout_header_offset: Default::default(),
+        max_stream_duration: None,
+        retry: None,
+        hash_policy: Vec::new(),
+        upgrades: Vec::new(),
+        mirrors: Vec::new(),
+    };
+    let any = RouteMatch {
+        path: PathMatch::Prefix("/".into()),
+        case_sensitive: true,
+        headers: Vec::new(),
+        query: Vec::new(),
+        grpc_only: false,
+        runtime_fraction: None,
+    };
+    let route = std::sync::Arc::new(Route {
+        name: String::new(),
+        matches: any,
+        action: RouteActionKind::Forward(Box::new(action)),
+        headers: adding(vec![command("x", Command::Request(":authority".into(), None))]),
+        cors: None,
+        overrides: FilterOverrides::default(),
+        operation: String::new(),
+    });
+    let virtual_host = std::sync::Arc::new(VirtualHost { headers: appending("host"), ..VirtualHost::default() });
+    let config = RouteConfig { headers: appending("config"), most_specific_wins, ..RouteConfig::default() };
+    let matched = Matched { virtual_host: &virtual_host, route: &route, weighted: Some(0) };
+    let mut head = head(&[]);
+    EditLevels::of(&config, &matched).edit_request(&mut head, &Nothing);
+    let values = head.headers.get_all(b"x").map(|value| String::from_utf8_lossy(value).into_owned()).collect();
+    (values, String::from_utf8_lossy(head.authority()).into_owned())
+}
+
+#[test]
+fn a_weighted_cluster_comes_first_and_its_host_is_seen_by_the_other_levels() {
+    assert_eq!(order(false).0, ["weighted", "w.test", "host", "config"]);
+    let (values, host) = order(true);
+    assert_eq!(values, ["weighted", "config", "host", "w.test"]);
+    assert_eq!(host, "w.test");
+}
