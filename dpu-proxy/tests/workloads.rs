@@ -283,6 +283,17 @@ async fn get(admin: SocketAddr, path: &str) -> String {
     answer
 }
 
+/// A connection is counted when both of its ends have closed.
+async fn until_told(admin: SocketAddr, text: &str) {
+    for _ in 0..200 {
+        if get(admin, "/stats/prometheus").await.contains(text) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("no {text} in {}", get(admin, "/stats/prometheus").await);
+}
+
 async fn scenario(folder: &Path) {
     let (store, at) = (Store::new(), callee().await);
     let adapter = adapter(store.clone()).await;
@@ -323,9 +334,8 @@ async fn scenario(folder: &Path) {
         call_until("127.0.0.10").await;
         let certificates = get(admin, "/certs").await;
         assert!(certificates.contains(CALLER) && !certificates.contains("PRIVATE KEY"), "{certificates}");
-        let metrics = get(admin, "/stats/prometheus").await;
-        assert!(metrics.contains("istio_tcp_connections_opened_total{reporter=\"source\""), "{metrics}");
-        assert!(metrics.contains("connection_security_policy=\"mutual_tls\""), "{metrics}");
+        until_told(admin, "istio_tcp_connections_opened_total{reporter=\"source\"").await;
+        until_told(admin, "connection_security_policy=\"mutual_tls\"").await;
         // Now only somebody else may call: the same pass is denied.
         publish(&store, &parts(at.port(), "spiffe://cluster.local/ns/demo/sa/other"), "2");
         call_until("").await;
