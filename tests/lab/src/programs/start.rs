@@ -178,6 +178,7 @@ fn cni_node(host: Host) -> Vec<(&'static str, String)> {
 fn dataplane(host: Host) -> Vec<(&'static str, String)> {
     vec![
         ("uplink", "uplink".to_owned()),
+        ("bpf-dir", format!("{}/{}", crate::state::PINS, host.node())),
         ("steering-socket", in_folder(host, "steering.sock")),
         ("listen", format!("{}:15130", host.dpu_management())),
         ("health-listen", "127.0.0.1:15131".to_owned()),
