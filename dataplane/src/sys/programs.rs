@@ -206,9 +206,10 @@ impl Programs {
         let refused = |error: &dyn std::fmt::Display| KernelError::attach(hook.program(), interface, error);
         let program = self.classifier(hook)?;
         if let Some(link) = pinned_link(&pin)
-            && program.attach_to_link(link).is_ok()
+            && let Ok(id) = program.attach_to_link(link)
         {
-            return Ok(());
+            // The pin alone keeps it: a descriptor that stayed here would outlive `detach`.
+            return program.take_link(id).map(drop).map_err(|error| refused(&error));
         }
         remove(&pin)?;
         let options = TcAttachOptions::TcxOrder(LinkOrder::first());

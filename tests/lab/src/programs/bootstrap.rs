@@ -19,7 +19,7 @@ pub fn write(host: Host) -> Result<PathBuf> {
 fn bootstrap(host: Host) -> Value {
     let service = json!({ "envoy_grpc": { "cluster_name": "adapter" } });
     json!({
-        "node": { "id": host.node(), "cluster": "dpumesh" },
+        "node": { "id": host.node(), "cluster": "dpumesh", "metadata": { "DPUMESH": true } },
         "admin": { "address": { "socket_address": { "address": "127.0.0.1", "port_value": 15000 } } },
         "dynamic_resources": {
             "ads_config": { "api_type": "DELTA_GRPC", "transport_api_version": "V3", "grpc_services": [service] },
