@@ -43,15 +43,15 @@ pub async fn attempt(request: &mut Request<'_>, plan: &mut Plan<'_>) -> Attempt 
     let host = match decide::pick(plan, &request.scratch.outer) {
         Ok(host) => host,
         Err(reply) => {
-            note_upstream(&mut request.scratch.outer, plan);
+            note_upstream(&mut request.scratch.outer, plan, None);
             return Attempt::Unavailable(reply);
         }
     };
     plan.tried.push(host.address());
     plan.host = Some(Rc::clone(&host));
     plan.count_attempt(&host);
-    note_upstream(&mut request.scratch.outer, plan);
-    decide::address(&mut request.scratch.outer, &host);
+    note_upstream(&mut request.scratch.outer, plan, Some(&host));
+    decide::address(&mut request.scratch.outer, plan, &host);
     match enter(request, plan) {
         Ok(hop) => send(request, plan, hop).await,
         Err(Entered::Replied(reply)) => Attempt::Replied(reply),
@@ -191,13 +191,9 @@ fn protocol(pass: &Pass, configured: UpstreamProtocol, is_h2: bool) -> UpstreamP
     }
 }
 
-fn note_upstream(pass: &mut Pass, plan: &Plan<'_>) {
-    pass.info.upstream = Some(upstream_info(plan, plan.host.as_ref()));
-}
-
-/// What is known of the upstream once its host was chosen.
-pub fn upstream_info(plan: &Plan<'_>, host: Option<&Rc<Host>>) -> UpstreamInfo {
-    UpstreamInfo {
+/// Notes which host was chosen.
+pub fn note_upstream(pass: &mut Pass, plan: &Plan<'_>, host: Option<&Rc<Host>>) {
+    pass.info.upstream = Some(UpstreamInfo {
         cluster: Arc::clone(&plan.scoped),
         endpoint: host.map(|host| Arc::clone(&host.endpoint)),
         local_address: None,
@@ -205,7 +201,7 @@ pub fn upstream_info(plan: &Plan<'_>, host: Option<&Rc<Host>>) -> UpstreamInfo {
         peer: None,
         is_local: false,
         transport_failure: String::new(),
-    }
+    });
 }
 
 fn note_connection(request: &mut Request<'_>, upstream: &Upstream) {

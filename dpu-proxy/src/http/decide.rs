@@ -5,11 +5,11 @@ use super::plan::{Hop, Limits, Plan, Retries};
 use super::reply::Reply;
 use super::session::{Chosen, Pass, Scratch};
 use crate::connection::Connection;
-use crate::stream_info::ResponseFlags;
+use crate::stream_info::{ResponseFlags, UpstreamInfo};
 use crate::telemetry::Context;
 use crate::upstream::{Host, NoEndpoint, PickContext};
 use crate::worker::Worker;
-use dpu_proxy_core::head::{HeaderBlock, ResponseHead, Version};
+use dpu_proxy_core::head::{HeaderBlock, RequestHead, ResponseHead, Version};
 use dpu_proxy_core::http1::RequestMeta;
 use dpu_proxy_core::matching::path::{self, Normalised, PathOptions};
 use dpu_proxy_core::matching::route::{self, RouteDecision, RouteFacts};
@@ -32,6 +32,10 @@ use std::time::{Duration, Instant};
 
 /// What the connection manager does with a request before its filters.
 pub fn admit(worker: &Worker, pass: &mut Pass, meta: &RequestMeta) -> Result<(), Reply> {
+    check(worker, pass, meta).map_err(Reply::close)
+}
+
+fn check(worker: &Worker, pass: &mut Pass, meta: &RequestMeta) -> Result<(), Reply> {
     let manager = Arc::clone(&pass.manager);
     check_version(&manager, pass, meta)?;
     check_names(&manager, &mut pass.head.headers)?;
@@ -49,7 +53,8 @@ fn check_version(manager: &HttpConnectionManager, pass: &mut Pass, meta: &Reques
     let options = &manager.http1;
     let is_old = pass.head.version == Version::Http10;
     if is_old && !options.accept_http_10 {
-        return Err(Reply::new(426, "low_version"));
+        let reply = Reply::new(426, "low_version").text("Upgrade Required");
+        return Err(reply.flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR));
     }
     match (meta.has_host, is_old && !options.default_host_for_http_10.is_empty()) {
         (true, _) => Ok(()),
@@ -130,7 +135,7 @@ fn describe_client(worker: &Worker, manager: &HttpConnectionManager, pass: &mut 
     let facts = ClientFacts {
         remote: pass.connection.remote.ip(),
         is_tls: pass.connection.tls.is_some(),
-        own_address: pass.connection.original_destination.ip(),
+        own_address: worker.http.own_address(),
         internal_networks: &[],
         internal_only: config.as_ref().map_or(&[], |config| &config.internal_only_headers),
     };
@@ -158,8 +163,24 @@ fn choose(pass: &mut Pass) {
     };
     if let Some(chosen) = &chosen {
         pass.info.route.push_str(&chosen.route.name);
+        pass.info.upstream = expected_upstream(pass, chosen);
     }
     pass.chosen = chosen;
+}
+
+/// The cluster that the route names, for the log, whatever the filters say.
+fn expected_upstream(pass: &Pass, chosen: &Chosen) -> Option<UpstreamInfo> {
+    let name = route::cluster_name(chosen.action()?, chosen.weighted, &pass.head);
+    let cluster = Arc::clone(pass.connection.scope.clusters.get(&*name)?);
+    Some(UpstreamInfo {
+        cluster,
+        endpoint: None,
+        local_address: None,
+        own_identity: None,
+        peer: None,
+        is_local: false,
+        transport_failure: String::new(),
+    })
 }
 
 fn route_config(pass: &Pass) -> Option<Arc<RouteConfig>> {
@@ -232,10 +253,13 @@ fn prepare<'a>(
     let timeouts = timeout::resolve(action, policy, &manager.router, &mut pass.head);
     let retry = Retry::begin(policy, &mut pass.head);
     let matched = chosen.matched();
+    // Templates see the headers as they are edited; the protocol is known before.
+    let mut protocol = RequestHead::default();
+    protocol.version = pass.head.version;
     let context = Context {
         connection: &pass.connection,
         info: &pass.info,
-        request: None,
+        request: Some(&protocol),
         response: None,
         hostname: &worker.shared.settings.hostname,
     };
@@ -246,6 +270,7 @@ fn prepare<'a>(
         timeout: earlier(timeouts.global, action.max_stream_duration),
         per_try_timeout: timeouts.per_try,
         idle_timeout: action.idle_timeout,
+        timeouts,
         hash: None,
     };
     (limits, retry)
@@ -272,7 +297,12 @@ pub fn pick(plan: &Plan<'_>, pass: &Pass) -> Result<Rc<Host>, Reply> {
 }
 
 /// What changes with each attempt: the host name where it is that of the endpoint, and the attempt's number.
-pub fn address(pass: &mut Pass, host: &Host) {
+pub fn address(pass: &mut Pass, plan: &Plan<'_>, host: &Host) {
+    if pass.info.attempts > 1 {
+        let elapsed = pass.info.started.elapsed();
+        let router = &pass.manager.router;
+        timeout::write_expected(&plan.timeouts, elapsed, router, false, &mut pass.head);
+    }
     let Some(chosen) = &pass.chosen else { return };
     let Some(action) = chosen.action() else { return };
     if matches!(action.host_rewrite, HostRewrite::Auto) && !host.endpoint.hostname.is_empty() {
@@ -322,14 +352,14 @@ pub fn enter_callee(worker: &Rc<Worker>, callee: Rc<Connection>, scratch: &mut S
     let plan = plan(worker, inner, chosen.as_ref())?;
     let host = pick(&plan, inner)?;
     inner.info.attempts = 1;
-    address(inner, &host);
-    inner.info.upstream = Some(super::attempt::upstream_info(&plan, Some(&host)));
+    address(inner, &plan, &host);
+    super::attempt::note_upstream(inner, &plan, Some(&host));
     Ok(Hop { cluster: Rc::clone(&plan.cluster), host })
 }
 
 /// What is done to the response of an upstream before it goes on.
 pub fn upstream_response(worker: &Worker, pass: &mut Pass, response: &mut ResponseHead, attempted_at: Instant) {
-    if !pass.manager.router.suppress_envoy_headers {
+    if !pass.manager.router.suppress_envoy_headers && response.status != 101 {
         let answered = pass.info.started + pass.info.response_started.unwrap_or_default();
         let milliseconds = answered.saturating_duration_since(attempted_at).as_millis() as u64;
         set_number(&mut response.headers, b"x-envoy-upstream-service-time", milliseconds);

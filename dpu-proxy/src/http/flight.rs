@@ -194,7 +194,9 @@ impl Flight<'_> {
                     *self.request_ended = Some(now);
                     self.clock.request_ended(now);
                 }
-                Poll::Ready(Err(PumpError::From(LegError::Cut))) => return Poll::Ready(Err(Failure::ClientGone)),
+                Poll::Ready(Err(PumpError::From(LegError::Cut | LegError::Ended))) => {
+                    return Poll::Ready(Err(Failure::ClientGone));
+                }
                 Poll::Ready(Err(PumpError::From(error))) => return Poll::Ready(Err(Failure::Request(error))),
                 // It may have answered before it closed.
                 Poll::Ready(Err(PumpError::To(_))) => self.is_write_closed = true,

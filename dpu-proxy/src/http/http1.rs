@@ -222,9 +222,8 @@ async fn shut(leg: &mut Leg) {
     }
 }
 
-/// Ends our direction, then throws away what still comes, so that the client can read the answer.
+/// Throws away what still comes for a moment, so that the client can read the answer (Envoy's delayed close).
 async fn linger(session: &Session, leg: &mut Leg, scratch: &mut Scratch) {
-    shut(leg).await;
     let Leg::H1(wire) = leg else { return };
     let until = Instant::now() + session.manager.delayed_close_timeout;
     poll_fn(|cx| {

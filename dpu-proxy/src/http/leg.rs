@@ -25,6 +25,8 @@ pub enum Leg {
 pub enum LegError {
     /// Its connection ended or failed.
     Cut,
+    /// Its connection ended within a message.
+    Ended,
     /// Its peer reset the stream.
     Reset(h2::Reason),
     /// Its peer broke the protocol; response code details.
@@ -59,6 +61,7 @@ impl From<BodyFailure> for LegError {
     fn from(failure: BodyFailure) -> Self {
         match failure {
             BodyFailure::Cut => Self::Cut,
+            BodyFailure::Ended => Self::Ended,
             BodyFailure::Malformed(error) => Self::Malformed(error.details()),
         }
     }

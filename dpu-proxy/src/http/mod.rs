@@ -36,6 +36,7 @@ use crate::worker::Worker;
 use dpu_proxy_core::model::{CodecType, HttpConnectionManager};
 use session::Session;
 use std::future::poll_fn;
+use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::Arc;
 use wire::Wire;
@@ -46,6 +47,18 @@ pub struct WorkerState {
     date: date::Date,
     /// Requests that are delayed by an injected fault.
     faults: Rc<std::cell::Cell<u32>>,
+    own_address: std::cell::OnceCell<IpAddr>,
+}
+
+impl WorkerState {
+    /// This machine's first address that is not a loopback one: what a loopback client is called in `x-forwarded-for`.
+    fn own_address(&self) -> IpAddr {
+        *self.own_address.get_or_init(|| {
+            let addresses = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|interface| interface.address);
+            let mut v4 = addresses.filter_map(|address| address.as_sockaddr_in().map(|address| address.ip()));
+            v4.find(|address| !address.is_loopback()).unwrap_or(Ipv4Addr::LOCALHOST).into()
+        })
+    }
 }
 
 /// What it keeps per cluster on a worker; dropped with the cluster.

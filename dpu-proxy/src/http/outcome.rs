@@ -52,7 +52,9 @@ fn connect(error: &ConnectError, was_retried: bool) -> Reply {
 
 fn upstream(error: LegError, was_retried: bool) -> Reply {
     let (reason, transport, flags) = match error {
-        LegError::Cut => (ResetReason::ConnectionTermination, "", ResponseFlags::UPSTREAM_CONNECTION_TERMINATION),
+        LegError::Cut | LegError::Ended => {
+            (ResetReason::ConnectionTermination, "", ResponseFlags::UPSTREAM_CONNECTION_TERMINATION)
+        }
         LegError::Reset(h2::Reason::REFUSED_STREAM) => {
             (ResetReason::RemoteRefusedStream, "", ResponseFlags::UPSTREAM_REMOTE_RESET)
         }
@@ -76,7 +78,7 @@ pub fn cut(failure: &Failure, pass: &mut Pass) {
         Failure::Upstream(LegError::Reset(_)) => {
             ("upstream_reset_after_response_started{remote_reset}", ResponseFlags::UPSTREAM_REMOTE_RESET)
         }
-        Failure::Upstream(LegError::Malformed(_)) => {
+        Failure::Upstream(LegError::Malformed(_) | LegError::Ended) => {
             ("upstream_reset_after_response_started{protocol_error}", ResponseFlags::UPSTREAM_PROTOCOL_ERROR)
         }
         Failure::Timeout | Failure::PerTryTimeout => ("response_timeout", ResponseFlags::UPSTREAM_REQUEST_TIMEOUT),

@@ -9,6 +9,7 @@ use crate::upstream::{ActiveRequest, ClusterRuntime, Host, Outcome};
 use dpu_proxy_core::head::ResponseHead;
 use dpu_proxy_core::model::ScopedCluster;
 use dpu_proxy_core::policy::retry::{Reset, Retry, RetryVerdict};
+use dpu_proxy_core::policy::timeout::Timeouts;
 use smallvec::SmallVec;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -23,6 +24,7 @@ pub struct Plan<'a> {
     pub per_try_timeout: Option<Duration>,
     pub idle_timeout: Option<Duration>,
     pub retries: Retries<'a>,
+    pub timeouts: Timeouts,
     /// Of the route's hash policy.
     pub hash: Option<u64>,
     /// Hosts that were tried.
@@ -56,6 +58,7 @@ pub struct Limits {
     pub timeout: Option<Duration>,
     pub per_try_timeout: Option<Duration>,
     pub idle_timeout: Option<Duration>,
+    pub timeouts: Timeouts,
     pub hash: Option<u64>,
 }
 
@@ -147,6 +150,7 @@ impl<'a> Plan<'a> {
             per_try_timeout: limits.per_try_timeout,
             idle_timeout: limits.idle_timeout,
             retries,
+            timeouts: limits.timeouts,
             hash: limits.hash,
             tried: SmallVec::new(),
             host: None,

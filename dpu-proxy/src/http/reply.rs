@@ -23,6 +23,8 @@ pub struct Parts {
     pub grpc_status: Option<u32>,
     /// The head, where it was made elsewhere.
     pub prepared: Option<ResponseHead>,
+    /// The connection ends after it.
+    pub closes: bool,
 }
 
 impl std::ops::Deref for Reply {
@@ -60,12 +62,19 @@ impl Reply {
             headers: Vec::new(),
             grpc_status: None,
             prepared: None,
+            closes: false,
         }))
     }
 
     /// With a gRPC status, where there is one.
     pub fn grpc(mut self, status: Option<u32>) -> Self {
         self.grpc_status = status;
+        self
+    }
+
+    /// After it the connection ends.
+    pub fn close(mut self) -> Self {
+        self.closes = true;
         self
     }
 

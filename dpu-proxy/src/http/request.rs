@@ -263,13 +263,17 @@ impl Request<'_> {
     /// Answers ourselves.
     pub async fn answer(&mut self, reply: &Reply) -> After {
         let Scratch { outer, response, .. } = &mut *self.scratch;
+        self.is_last |= reply.closes;
         let body = reply.head(&outer.head, response).to_vec();
         outer.info.flags.insert(reply.flags);
         outer.info.status = response.status;
         outer.details(&reply.details);
         decide::local_response(&self.session.worker, outer, response);
         outer.info.grpc_status = response.headers.get_str("grpc-status").and_then(|status| status.parse().ok());
-        self.send(&body).await
+        match self.send(&body).await {
+            After::Close if reply.closes => After::Linger,
+            after => after,
+        }
     }
 
     /// Sends the response's head and a body that is there already.

@@ -50,7 +50,10 @@ pub enum HeadFailure {
 /// Why a body does not come to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyFailure {
+    /// The connection failed.
     Cut,
+    /// It ended before the body did.
+    Ended,
     Malformed(BodyError),
 }
 
@@ -197,7 +200,8 @@ impl Wire {
             match ready!(self.poll_fill(cx)) {
                 Ok(1..) => {}
                 Ok(_) if self.decoder.ends_with_connection() => return Poll::Ready(Ok(Piece::End)),
-                _ => return Poll::Ready(Err(BodyFailure::Cut)),
+                Ok(_) => return Poll::Ready(Err(BodyFailure::Ended)),
+                Err(_) => return Poll::Ready(Err(BodyFailure::Cut)),
             }
         }
     }

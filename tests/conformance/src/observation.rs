@@ -56,12 +56,21 @@ pub fn normalise(headers: Vec<(String, String)>, names: &[(String, String)]) -> 
         .into_iter()
         .map(|(name, value)| {
             let name = name.to_ascii_lowercase();
-            let value = if VOLATILE.contains(&name.as_str()) { "<present>".to_owned() } else { rename(value, names) };
+            let value = match name.as_str() {
+                name if VOLATILE.contains(&name) => "<present>".to_owned(),
+                "x-envoy-expected-rq-timeout-ms" => rounded_up(&value),
+                _ => rename(value, names),
+            };
             (name, value)
         })
         .collect();
     headers.sort();
     headers
+}
+
+/// The time that is left shrinks while a request is retried: to the next tenth of a second.
+fn rounded_up(milliseconds: &str) -> String {
+    milliseconds.parse::<u64>().map_or_else(|_| milliseconds.to_owned(), |time| (time.div_ceil(100) * 100).to_string())
 }
 
 /// Replaces every port of this run by its name.
