@@ -48,7 +48,7 @@ test-unit: ## Unit and integration tests of every crate
 .PHONY: test-conformance
 test-conformance: $(ENVOY) ## The same bootstrap files through a stock Envoy and dpu-proxy
 	$(CARGO) build $(PROFILE) -p dpu-proxy
-	ENVOY_BIN=$(abspath $(ENVOY)) $(CARGO) test $(PROFILE) -p conformance --test conformance
+	ENVOY_BIN=$(abspath $(ENVOY)) $(CARGO) test $(PROFILE) -p conformance
 
 .PHONY: test-e2e
 test-e2e: build ## The end-to-end checks on the lab; CHECK=part-of-a-name runs some
@@ -60,15 +60,24 @@ test-crash: build ## A lab that is killed in its middle leaves nothing behind
 
 .PHONY: fuzz-smoke
 fuzz-smoke: ## Each fuzz target for a few seconds
-	@scripts/fuzz-smoke $(FUZZ_SECONDS)
+	@scripts/install-packages build
+	tests/fuzz/run $(FUZZ_SECONDS)
 
 .PHONY: bench
-bench: tools build ## Benches, interleaved with Envoy where there is one to compare with
-	@scripts/bench full $(CARGO)
+bench: $(ENVOY) ## dpu-proxy beside a stock Envoy, interleaved, with ratios; CASES="part-of-a-name …" runs some
+	@scripts/install-packages build lab
+	$(CARGO) build $(PROFILE) -p dpu-proxy -p bench
+	ENVOY_BIN=$(abspath $(ENVOY)) $(TARGET)/release/bench $(CASES)
 
 .PHONY: bench-smoke
-bench-smoke: build ## Each bench once, to see that it runs
-	@scripts/bench smoke $(CARGO)
+bench-smoke: $(ENVOY) ## Each bench once, briefly, to see that it runs
+	$(CARGO) build $(PROFILE) -p dpu-proxy -p bench
+	ENVOY_BIN=$(abspath $(ENVOY)) $(TARGET)/release/bench --smoke
+
+.PHONY: deny
+deny: ## Licences, sources and banned crates of the dependency tree (installs cargo-deny when it is missing)
+	@cargo deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check licenses bans sources
 
 .PHONY: lint
 lint: ## Formatting and clippy, warnings are errors

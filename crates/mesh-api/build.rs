@@ -18,6 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(protos, [root])?;
     let mut config = tonic_prost_build::Config::new();
     config.enable_type_names();
+    config.type_name_domain(["."], "type.googleapis.com");
     tonic_prost_build::configure().compile_fds_with_config(descriptors, config)?;
     Ok(())
 }

@@ -55,3 +55,17 @@ pub const MAKE_ORDER: &[&str] = &[
     SCOPE,
     PROXY_WORKLOAD,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::Name;
+
+    #[test]
+    fn messages_name_themselves_as_the_wire_does() {
+        assert_eq!(crate::workload::Workload::type_url(), WORKLOAD);
+        assert_eq!(crate::attach::Attachment::type_url(), ATTACHMENT);
+        assert_eq!(crate::proxy::Workload::type_url(), PROXY_WORKLOAD);
+        assert_eq!(crate::proxy::Scope::type_url(), SCOPE);
+    }
+}
