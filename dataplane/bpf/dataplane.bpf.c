@@ -11,6 +11,24 @@
 // stack, where `steer` hands it to the proxy's socket; everything else is forwarded here.
 #include "forward.h"
 
+/* An ICMP error quotes the packet that it is about, and a pod can only know of those that it got: else
+ * it could end connections of others, the DPU's own among them. */
+INLINE int quotes_own_packet(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct address quoted = {};
+	__be32 ipv4;
+	if (!packet->quoted_protocol)
+		return 1;
+	if (packet->ip_version == 4) {
+		if (bpf_skb_load_bytes(skb, packet->transport + 8 + 16, &ipv4, sizeof(ipv4)))
+			return 0;
+		address_from_ipv4(&quoted, ipv4);
+	} else if (bpf_skb_load_bytes(skb, packet->transport + 8 + 24, &quoted, sizeof(quoted))) {
+		return 0;
+	}
+	return same_address(&quoted, &packet->source);
+}
+
 INLINE int from_pod(struct __sk_buff *skb, const struct port *port)
 {
 	struct packet packet = {};
@@ -24,6 +42,8 @@ INLINE int from_pod(struct __sk_buff *skb, const struct port *port)
 	if (packet.ip_version == 6 && is_link_local(&packet.source))
 		return drop(REFUSE(NOT_ANSWERED));
 	if (endpoint_of(port->vni, &packet.source) != skb->ifindex)
+		return drop(REFUSE(SPOOFED_IP));
+	if (!quotes_own_packet(skb, &packet))
 		return drop(REFUSE(SPOOFED_IP));
 	if (!(port->flags & PORT_OPEN))
 		return drop(REFUSE(PORT_CLOSED));

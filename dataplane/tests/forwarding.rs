@@ -77,7 +77,7 @@ fn a_pod_that_sends_as_another_is_dropped_and_counted() {
             socket.send_to(b"x", "10.2.0.5:9").expect("send");
         });
     }
-    assert_eq!(lab.drops("vf1", "spoofed_ip"), 2);
+    eventually("both are counted", || lab.drops("vf1", "spoofed_ip") == 2);
     let before = lab.drops("vf1", "spoofed_mac");
     shell(&format!("ip -n {pod} addr del 10.1.0.77/32 dev eth0; ip -n {pod} addr del 10.1.0.2/32 dev eth0"));
     shell(&format!("ip -n {pod} link set eth0 address 02:00:00:00:00:99"));

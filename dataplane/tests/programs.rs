@@ -157,6 +157,12 @@ fn governed_tcp_goes_up_the_stack_as_it_is_and_the_rest_is_forwarded() {
         assert_eq!(bench.run(RepresentorIngress, &error).verdict, verdict);
         bench.gained(PORT_SLOT, received(error.len(), None));
     }
+    // One about a packet that was never sent to this pod would end connections of others.
+    for quoted in [packet("192.0.2.1", "192.0.2.9", 6, vec![0; 8]), packet("10.1.0.1", "10.1.0.2", 17, vec![0; 8])] {
+        let error = packet("10.1.0.1", "10.1.0.2", 1, [&[3, 4, 0, 0, 0, 0, 0, 0], &quoted[14..]].concat());
+        assert_eq!(bench.run(RepresentorIngress, &error).verdict, DROP);
+        bench.gained(PORT_SLOT, received(error.len(), Some(DropReason::SpoofedIp)));
+    }
 }
 
 #[test]
