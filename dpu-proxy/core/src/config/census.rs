@@ -213,9 +213,12 @@ const READ: &[(&str, &str)] = &[
 /// Reports what is set in a message of that type and not read.
 pub fn census(at: At<'_>, type_name: &str, bytes: &[u8]) {
     if let Some(message) = decode(type_name, bytes) {
-        visit_fields(at, &mut String::new(), &message);
+        Census { at, path: String::new(), nested: 0 }.fields(&message);
     }
 }
+
+/// `Any`s in `Any`s that are looked into: more than a configuration that means something has.
+const MAX_NESTED: usize = 16;
 
 fn decode(type_name: &str, bytes: &[u8]) -> Option<DynamicMessage> {
     DynamicMessage::decode(pool().get_message_by_name(type_name)?, bytes).ok()
@@ -226,67 +229,75 @@ fn read_fields(descriptor: &MessageDescriptor) -> Option<&'static str> {
     READ.iter().find(|(message, _)| *message == name).map(|(_, fields)| *fields)
 }
 
-fn visit_fields(at: At<'_>, path: &mut String, message: &DynamicMessage) {
-    let descriptor = message.descriptor();
-    let read = read_fields(&descriptor);
-    if let (Some(_), Some(field)) = (read, message.unknown_fields().next()) {
-        let path = format!("{path}{}{}", if path.is_empty() { "" } else { "." }, field.number());
-        at.report(path, "a field that is newer than this version; it has no effect".to_owned());
-    }
-    for (field, value) in message.fields() {
-        let length = path.len();
-        push(path, field.name());
-        let is_read = read.is_none_or(|fields| fields.split_whitespace().any(|name| name == field.name()));
-        match is_read {
-            true => visit(at, path, value),
-            false => at.report(path.clone(), "this field has no effect; leave it out".to_owned()),
-        }
-        path.truncate(length);
-    }
+/// A walk through a message.
+struct Census<'a> {
+    at: At<'a>,
+    path: String,
+    /// `Any`s around.
+    nested: usize,
 }
 
-fn push(path: &mut String, name: &str) {
-    if !path.is_empty() {
-        path.push('.');
-    }
-    path.push_str(name);
-}
-
-fn visit(at: At<'_>, path: &mut String, value: &Value) {
-    match value {
-        Value::Message(message) => visit_message(at, path, message),
-        Value::List(items) => {
-            for (index, item) in items.iter().enumerate() {
-                visit_at(at, path, &format!("[{index}]"), item);
-            }
+impl Census<'_> {
+    fn fields(&mut self, message: &DynamicMessage) {
+        let read = read_fields(&message.descriptor());
+        if let (Some(_), Some(field)) = (read, message.unknown_fields().next()) {
+            let number = field.number().to_string();
+            self.within(&number, |census| census.report("a field that is newer than this version; it has no effect"));
         }
-        Value::Map(entries) => {
-            for (key, value) in entries {
-                if let MapKey::String(key) = key {
-                    visit_at(at, path, &format!("[\"{key}\"]"), value);
+        for (field, value) in message.fields() {
+            let is_read = read.is_none_or(|fields| fields.split_whitespace().any(|name| name == field.name()));
+            self.within(field.name(), |census| match is_read {
+                true => census.value(value),
+                false => census.report("this field has no effect; leave it out"),
+            });
+        }
+    }
+
+    fn report(&self, reason: &str) {
+        self.at.report(self.path.clone(), reason.to_owned());
+    }
+
+    /// Goes on at `step`, and comes back.
+    fn within(&mut self, step: &str, visit: impl FnOnce(&mut Self)) {
+        let length = self.path.len();
+        if !self.path.is_empty() && !step.starts_with('[') {
+            self.path.push('.');
+        }
+        self.path.push_str(step);
+        visit(self);
+        self.path.truncate(length);
+    }
+
+    fn value(&mut self, value: &Value) {
+        match value {
+            Value::Message(message) if message.descriptor().full_name() == "google.protobuf.Any" => self.any(message),
+            Value::Message(message) => self.fields(message),
+            Value::List(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    self.within(&format!("[{index}]"), |census| census.value(item));
                 }
             }
+            Value::Map(entries) => {
+                for (key, value) in entries {
+                    if let MapKey::String(key) = key {
+                        self.within(&format!("[\"{key}\"]"), |census| census.value(value));
+                    }
+                }
+            }
+            _ => {}
         }
-        _ => {}
     }
-}
 
-fn visit_at(at: At<'_>, path: &mut String, suffix: &str, value: &Value) {
-    let length = path.len();
-    path.push_str(suffix);
-    visit(at, path, value);
-    path.truncate(length);
-}
-
-fn visit_message(at: At<'_>, path: &mut String, message: &DynamicMessage) {
-    if message.descriptor().full_name() != "google.protobuf.Any" {
-        return visit_fields(at, path, message);
-    }
-    let text = |name: &str| message.get_field_by_name(name).map(|value| value.into_owned());
-    if let (Some(Value::String(type_url)), Some(Value::Bytes(bytes))) = (text("type_url"), text("value"))
-        && let Some(inner) = decode(type_url.rsplit('/').next().unwrap_or_default(), &bytes)
-    {
-        visit_fields(at, path, &inner);
+    fn any(&mut self, message: &DynamicMessage) {
+        let part = |name: &str| message.get_field_by_name(name).map(|value| value.into_owned());
+        if let (Some(Value::String(type_url)), Some(Value::Bytes(bytes))) = (part("type_url"), part("value"))
+            && self.nested < MAX_NESTED
+            && let Some(inner) = decode(type_url.rsplit('/').next().unwrap_or_default(), &bytes)
+        {
+            self.nested += 1;
+            self.fields(&inner);
+            self.nested -= 1;
+        }
     }
 }
 

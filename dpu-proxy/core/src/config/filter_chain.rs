@@ -124,6 +124,7 @@ fn kind(at: At<'_>, proto: &listener::Filter) -> Result<Kind, ConfigError> {
 
 fn typed(at: At<'_>, name: &str, config: &Any) -> Result<Kind, ConfigError> {
     const HCM: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+    let config = &*any::unwrapped(at, config)?;
     let type_name = any::effective_type(config);
     Ok(match type_name.as_str() {
         HCM => {

@@ -55,6 +55,7 @@ fn kind(at: At<'_>, proto: &hcm::HttpFilter) -> Result<Kind, ConfigError> {
 }
 
 fn typed(at: At<'_>, proto: &hcm::HttpFilter, config: &Any) -> Result<Kind, ConfigError> {
+    let config = &*any::unwrapped(at, config)?;
     let type_name = any::effective_type(config);
     Ok(match type_name.as_str() {
         "envoy.extensions.filters.http.router.v3.Router" => Kind::Router(router(at, &any::decode(at, config)?)?),

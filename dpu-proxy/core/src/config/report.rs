@@ -57,7 +57,7 @@ impl<'a> Subject<'a> {
 
     /// The path of the resource as a whole.
     pub fn root(&self) -> At<'_> {
-        At { subject: self, parent: None, field: "", index: Index::None }
+        At { subject: self, parent: None, field: "", index: Index::None, depth: 0 }
     }
 
     /// What was reported, in order, and the clusters that must exist.
@@ -81,12 +81,16 @@ pub struct At<'a> {
     parent: Option<&'a At<'a>>,
     field: &'a str,
     index: Index<'a>,
+    depth: u16,
 }
+
+/// Deeper than any configuration that means something: an `Any` in an `Any` may go on as long as a message is big.
+const MAX_DEPTH: u16 = 200;
 
 impl<'a> At<'a> {
     /// A field of this message.
     pub fn field(&'a self, field: &'a str) -> At<'a> {
-        At { subject: self.subject, parent: Some(self), field, index: Index::None }
+        At { subject: self.subject, parent: Some(self), field, index: Index::None, depth: self.depth.saturating_add(1) }
     }
 
     /// An element of a repeated field.
@@ -97,6 +101,14 @@ impl<'a> At<'a> {
     /// An entry of a map field.
     pub fn entry(&'a self, field: &'a str, key: &'a str) -> At<'a> {
         At { index: Index::Key(key), ..self.field(field) }
+    }
+
+    /// Refuses what is nested without end.
+    pub(crate) fn check_depth(&self) -> Result<(), ConfigError> {
+        match self.depth > MAX_DEPTH {
+            true => Err(ConfigError { path: String::new(), ..self.refuse("nested too deeply; make it flatter") }),
+            false => Ok(()),
+        }
     }
 
     /// The error that refuses the resource for this field.

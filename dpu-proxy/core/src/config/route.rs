@@ -232,6 +232,7 @@ fn disable(at: At<'_>, name: &str, level: &mut Level) {
 }
 
 fn override_with(at: At<'_>, config: &Any, optional: bool, level: &mut Level) -> Result<(), ConfigError> {
+    let config = &*any::unwrapped(at, config)?;
     if let Some(proto) = any::decode_if::<HttpFault>(at, config)? {
         level.filters.fault = Some(Override::Config(Arc::new(http_filter::fault(at, &proto)?)));
     } else if let Some(proto) = any::decode_if::<RbacPerRoute>(at, config)? {

@@ -184,6 +184,26 @@ fn filters_that_are_not_there_are_refused_unless_optional_and_harmless() {
 }
 
 #[test]
+fn a_typed_struct_of_a_known_filter_is_that_filter() {
+    let rbac = |value: &str| {
+        filters(&format!(
+            "{{name: f, typed_config: {{\"@type\": type.googleapis.com/udpa.type.v1.TypedStruct, type_url: {TYPE}.filters.http.rbac.v3.RBAC, value: {value}}}}}"
+        ))
+    };
+    assert_eq!(
+        rbac(
+            "{rules: {action: DENY, policies: {p: {permissions: [{destination_port: 80}], principals: [{any: true}]}}}}"
+        ),
+        Ok(vec![])
+    );
+    assert!(
+        rbac("{rules: {policies: {p: {permissions: [], principals: []}}}}")
+            .is_err_and(|error| error.contains("at least one permission"))
+    );
+    assert!(rbac("{roles: {}}").is_err_and(|error| error.contains("value")));
+}
+
+#[test]
 fn authorization_keeps_the_order_of_names_and_refuses_conditions() {
     let rbac = |policies: &str| {
         filters(&format!(

@@ -69,3 +69,24 @@ fn damaged_recordings_are_answered() {
         let _ = resource::accept(type_url, &name, &body, &one_file);
     }
 }
+
+/// A load-balancing policy in a load-balancing policy, and so on: each level is bytes to the one above it.
+#[test]
+fn endless_nesting_is_refused() {
+    use mesh_api::envoy::config::cluster::v3::{Cluster, LoadBalancingPolicy, load_balancing_policy::Policy};
+    use mesh_api::envoy::config::core::v3::TypedExtensionConfig;
+    use mesh_api::envoy::extensions::load_balancing_policies::wrr_locality::v3::WrrLocality;
+    use prost::{Message, Name};
+
+    let mut policy = LoadBalancingPolicy::default();
+    for _ in 0..3000 {
+        let inner = WrrLocality { endpoint_picking_policy: Some(policy) };
+        let typed_config = Some(Any { type_url: WrrLocality::type_url(), value: inner.encode_to_vec() });
+        let typed_extension_config = Some(TypedExtensionConfig { name: String::new(), typed_config });
+        policy = LoadBalancingPolicy { policies: vec![Policy { typed_extension_config }] };
+    }
+    let cluster = Cluster { name: "a".into(), load_balancing_policy: Some(policy), ..Cluster::default() };
+    let body = Any { type_url: type_url::CLUSTER.into(), value: cluster.encode_to_vec() };
+    let error = resource::accept(type_url::CLUSTER, "a", &body, &one_file).expect_err("too deep");
+    assert!(error.reason.contains("nested too deeply"), "{error}");
+}
