@@ -1,6 +1,6 @@
 //! `Any`s: by type, through the envelopes (`TypedStruct`) in which Istio sends types that Envoy does not compile in.
 
-use super::descriptors::pool;
+use super::descriptors::converted;
 use super::report::{At, ConfigError};
 use mesh_api::Any;
 use mesh_api::envoy_pb::google::protobuf as wkt;
@@ -60,7 +60,9 @@ pub fn unwrapped<'a>(at: At<'_>, any: &'a Any) -> Result<Cow<'a, Any>, ConfigErr
         return Ok(Cow::Borrowed(any));
     }
     let typed: TypedStruct = decode(at, any)?;
-    let Some(descriptor) = pool().get_message_by_name(bare(&typed.type_url)) else { return Ok(Cow::Borrowed(any)) };
+    let Some(descriptor) = converted().get_message_by_name(bare(&typed.type_url)) else {
+        return Ok(Cow::Borrowed(any));
+    };
     let fields = typed.value.unwrap_or_default();
     let message = descriptor.deserialize(json_object(&fields));
     let message =

@@ -4,7 +4,7 @@
 //! reported by their converter, or that mean nothing here. A field that is set and not named there is reported with its path.
 //! A message that is not in the list is read as a whole by whoever reads the field that holds it.
 
-use super::descriptors::pool;
+use super::descriptors::converted;
 use super::report::At;
 use prost_reflect::{DynamicMessage, MapKey, MessageDescriptor, ReflectMessage, Value};
 
@@ -210,6 +210,16 @@ const READ: &[(&str, &str)] = &[
     ("config.core.v3.SubstitutionFormatString", "text_format json_format text_format_source content_type"),
 ];
 
+/// Packages of the messages in the list.
+pub(super) fn packages() -> impl Iterator<Item = String> {
+    // Messages begin with an upper-case letter, packages do not.
+    let package = |(message, _): &(&str, &str)| {
+        let parts = message.split('.').take_while(|part| !part.starts_with(|c: char| c.is_ascii_uppercase()));
+        format!("envoy.{}", parts.collect::<Vec<_>>().join("."))
+    };
+    READ.iter().map(package)
+}
+
 /// Reports what is set in a message of that type and not read.
 pub fn census(at: At<'_>, type_name: &str, bytes: &[u8]) {
     if let Some(message) = decode(type_name, bytes) {
@@ -221,7 +231,7 @@ pub fn census(at: At<'_>, type_name: &str, bytes: &[u8]) {
 const MAX_NESTED: usize = 16;
 
 fn decode(type_name: &str, bytes: &[u8]) -> Option<DynamicMessage> {
-    DynamicMessage::decode(pool().get_message_by_name(type_name)?, bytes).ok()
+    DynamicMessage::decode(converted().get_message_by_name(type_name)?, bytes).ok()
 }
 
 fn read_fields(descriptor: &MessageDescriptor) -> Option<&'static str> {
@@ -308,7 +318,7 @@ mod tests {
     #[test]
     fn every_name_of_the_list_is_one_of_the_api() {
         for (message, fields) in READ {
-            let descriptor = pool().get_message_by_name(&format!("envoy.{message}"));
+            let descriptor = converted().get_message_by_name(&format!("envoy.{message}"));
             let descriptor = descriptor.unwrap_or_else(|| panic!("no message {message}"));
             for field in fields.split_whitespace() {
                 assert!(descriptor.get_field_by_name(field).is_some(), "{message} has no field {field}");

@@ -2,16 +2,17 @@
 //!
 //! Names are accepted in both spellings. A field, type or value that is not known is an error with its path.
 
-use super::descriptors::pool;
+use super::descriptors::everything;
 use super::report::{At, ConfigError};
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor};
+use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor};
 use serde::de::DeserializeSeed;
 use serde_json::{Map, Value};
 
 /// The text as a message.
 pub fn message<M: prost::Message + prost::Name + Default>(at: At<'_>, text: &str) -> Result<M, ConfigError> {
     let value = value(at, text)?;
-    let descriptor = pool().get_message_by_name(&M::full_name());
+    let pool = everything();
+    let descriptor = pool.get_message_by_name(&M::full_name());
     let descriptor = descriptor.ok_or_else(|| at.refuse(format!("{} is not in the descriptors", M::full_name())))?;
     check_message(at, &descriptor, &value)?;
     let dynamic = descriptor.deserialize(value).map_err(|error| at.refuse(error.to_string()))?;
@@ -40,7 +41,7 @@ fn yaml(text: &str) -> Result<Value, String> {
 /// Finds what the mapping would refuse without saying where.
 fn check_message(at: At<'_>, descriptor: &MessageDescriptor, value: &Value) -> Result<(), ConfigError> {
     match descriptor.full_name() {
-        "google.protobuf.Any" => return check_any(at, value),
+        "google.protobuf.Any" => return check_any(at, descriptor.parent_pool(), value),
         name if name.starts_with("google.protobuf.") => return check_leaf(at, descriptor, value),
         _ => {}
     }
@@ -111,11 +112,11 @@ fn check_leaf(at: At<'_>, descriptor: &MessageDescriptor, value: &Value) -> Resu
     read.map(|_| ()).map_err(|error| at.refuse(format!("not a valid {}: {error}", descriptor.name())))
 }
 
-fn check_any(at: At<'_>, value: &Value) -> Result<(), ConfigError> {
+fn check_any(at: At<'_>, pool: &DescriptorPool, value: &Value) -> Result<(), ConfigError> {
     let type_url = value.get("@type").and_then(Value::as_str);
     let type_url = type_url.ok_or_else(|| at.field("@type").refuse("the type of the configuration is required"))?;
     let name = type_url.rsplit('/').next().unwrap_or(type_url);
-    let Some(descriptor) = pool().get_message_by_name(name) else {
+    let Some(descriptor) = pool.get_message_by_name(name) else {
         return Err(at.field("@type").refuse(format!("{name} is not a type that is known; correct its name")));
     };
     match (value, descriptor.full_name().starts_with("google.protobuf.")) {
