@@ -1,7 +1,8 @@
 //! Structured logs on standard error.
 
 use clap::{Args, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use std::sync::OnceLock;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 /// Flags of the log, flattened into each program's own.
 #[derive(Args, Clone, Debug)]
@@ -37,11 +38,29 @@ pub fn init(args: &LogArgs) -> Result<(), LogError> {
     use tracing_subscriber::prelude::*;
     let filter = EnvFilter::try_new(&args.log_level)
         .map_err(|source| LogError::Filter { filter: args.log_level.clone(), source })?;
+    let (filter, handle) = reload::Layer::new(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let registry = tracing_subscriber::registry().with(filter);
     match args.log_format {
         LogFormat::Text => registry.with(layer.with_ansi(false)).try_init()?,
         LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init()?,
     }
+    // The subscriber is installed once, so this is the first and only handle.
+    let _ = FILTER.set(handle);
+    Ok(())
+}
+
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// The filter in force; empty before `init`.
+pub fn filter() -> String {
+    FILTER.get().and_then(|handle| handle.with_current(ToString::to_string).ok()).unwrap_or_default()
+}
+
+/// Puts another filter in force, e.g. `debug` or `xds=debug,info`.
+pub fn set_filter(filter: &str) -> Result<(), LogError> {
+    let parsed = EnvFilter::try_new(filter).map_err(|source| LogError::Filter { filter: filter.to_owned(), source })?;
+    // Without a subscriber nothing is logged at any level.
+    let _ = FILTER.get().map(|handle| handle.reload(parsed));
     Ok(())
 }

@@ -120,6 +120,7 @@ const PATHS: &str = "/: this page
 /server_info: version, state, settings
 /unsupported: what the configuration asks for and is not done
 /workloads: pods of this DPU
+/logging: the log filter; POST ?level=debug (or ?level=dpu_proxy=debug,info) changes it
 /drain_listeners (POST): close the listening sockets
 /quitquitquit (POST): drain and end
 ";
@@ -130,6 +131,8 @@ impl Admin {
         match (path, method == Method::POST) {
             ("/drain_listeners", true) => self.order(Order::DrainListeners).await,
             ("/quitquitquit", true) => self.order(Order::Quit).await,
+            ("/logging", true) => set_logging(query),
+            ("/logging", false) => Answer::text(format!("{}\n", service::logging::filter())),
             ("/drain_listeners" | "/quitquitquit", false) => {
                 Answer::status(StatusCode::METHOD_NOT_ALLOWED, format!("Method {method} not allowed, POST required.\n"))
             }
@@ -173,6 +176,17 @@ impl Admin {
         let mut text = self.workers.stats().await.prometheus();
         text.push_str(&pages::process_metrics(&self.shared));
         text
+    }
+}
+
+/// `level=FILTER` puts a log filter in force.
+fn set_logging(query: &str) -> Answer {
+    let Some(filter) = query.split('&').find_map(|pair| pair.strip_prefix("level=")) else {
+        return Answer::status(StatusCode::BAD_REQUEST, "give ?level=FILTER, e.g. ?level=debug\n");
+    };
+    match service::logging::set_filter(filter) {
+        Ok(()) => Answer::text(format!("{filter}\n")),
+        Err(error) => Answer::status(StatusCode::BAD_REQUEST, format!("{error}\n")),
     }
 }
 

@@ -192,6 +192,11 @@ impl Control {
     fn drain_listeners(&mut self) {
         self.is_draining = true;
         self.listeners.close();
+        // A socket lives as long as anybody has a handle of it, and nobody would accept from it.
+        self.passed.clear();
+        if let Some(steering) = &self.steering {
+            steering.offer(BTreeMap::new(), Readiness::new());
+        }
     }
 
     /// Brings everybody up to date.
@@ -237,7 +242,7 @@ impl Control {
     }
 
     fn offer_to_dataplane(&mut self, snapshot: &dpu_proxy_core::model::Snapshot) {
-        let Some(steering) = &self.steering else { return };
+        let Some(steering) = self.steering.as_ref().filter(|_| !self.is_draining) else { return };
         let mut sockets = BTreeMap::new();
         for registration in registrations(&self.ports) {
             if let Some(socket) = self.socket(&registration) {

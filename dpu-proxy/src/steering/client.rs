@@ -16,6 +16,9 @@ use xds::Backoff;
 /// A session that lived this long was healthy: the next wait starts small again.
 const HEALTHY: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// Many ports come in several messages: together they are one change, so that no port seems gone meanwhile.
+const GATHER: std::time::Duration = std::time::Duration::from_millis(3);
+
 /// What the proxy learns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -82,19 +85,27 @@ async fn run(path: PathBuf, mut offers: watch::Receiver<Offer>, events: mpsc::Se
 async fn session(path: &Path, offers: &mut watch::Receiver<Offer>, events: &mpsc::Sender<Event>) -> io::Result<()> {
     let mut socket = SeqPacket::connect(path)?;
     let (mut session, mut ports) = (Session::default(), Ports::default());
+    let mut is_news = false;
     tracing::info!(path = %path.display(), "connected to the dataplane");
     loop {
         let offer = offers.borrow_and_update().clone();
         say(&socket, &mut session, &offer).await?;
         tokio::select! {
+            biased;
             changed = offers.changed() => if changed.is_err() { return Ok(()) },
             message = socket.receive() => {
                 let message = message?.ok_or(io::ErrorKind::ConnectionReset)?;
                 let message = FromDataplane::decode(message).map_err(io::Error::other)?;
                 match session.handle(message, &mut ports) {
-                    Heard::Ports if events.send(Event::Ports(ports.clone())).await.is_err() => return Ok(()),
+                    Heard::Ports => is_news = true,
                     Heard::Refused { what, error } => tracing::warn!(what, error, "the dataplane refused"),
-                    Heard::Ports | Heard::Nothing => {}
+                    Heard::Nothing => {}
+                }
+            }
+            () = tokio::time::sleep(GATHER), if is_news => {
+                is_news = false;
+                if events.send(Event::Ports(ports.clone())).await.is_err() {
+                    return Ok(());
                 }
             }
         }
