@@ -13,9 +13,10 @@ use std::time::Duration;
 pub struct Hop {
     #[serde(skip)]
     pub host: Option<Host>,
-    pub time: serde_json::Value,
+    /// When it began, in seconds since 1970.
+    pub time: f64,
     pub request_id: String,
-    /// `outbound`, `inbound`, or `local` when both were done in one.
+    /// `outbound`; `inbound` from the fabric; `local`: the callee's rules in the caller's pass.
     pub pass: String,
     pub workload: String,
     pub identity: String,
@@ -40,7 +41,7 @@ pub struct Hop {
     pub status: serde_json::Value,
     pub flags: String,
     pub details: String,
-    pub duration_ms: serde_json::Value,
+    pub duration_ms: f64,
     pub local_callee: String,
 }
 
@@ -67,7 +68,7 @@ pub fn all() -> Result<Vec<Hop>> {
             hops.push(Hop { host: Some(host), ..hop });
         }
     }
-    hops.sort_by_key(|hop| hop.time.to_string());
+    hops.sort_by(|one, other| one.time.total_cmp(&other.time).then_with(|| other.pass.cmp(&one.pass)));
     Ok(hops)
 }
 

@@ -5,8 +5,9 @@ use super::wait::{get, pod};
 use crate::cni::{self, Called};
 use crate::lab::Lab;
 use crate::pods::vip;
-use crate::programs;
-use crate::topology::{CONTROL_PLANE_NAMESPACE, HOSTS, build, pod_namespace};
+use crate::programs::{self, Program};
+use crate::replay::{BROKEN_LISTENER, Scenario};
+use crate::topology::{CONTROL_PLANE_NAMESPACE, HOSTS, Host};
 use crate::{probe, shell};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -21,6 +22,11 @@ pub const CHECKS: &[Check] = &[
     Check { name: "a_client_that_speaks_garbage_is_refused_and_harms_nobody", run: garbage },
     Check { name: "the_programs_refuse_callers_without_a_certificate", run: no_certificate },
     Check { name: "the_control_plane_saw_no_refusal", run: no_refusals },
+    Check {
+        name: "a_resource_that_does_not_parse_is_refused_by_name_and_all_else_stays_in_force",
+        run: broken_resource,
+    },
+    Check { name: "an_identity_that_is_not_attached_here_gets_no_certificate", run: foreign_identity },
 ];
 
 fn refused(called: &Called, code: u64, mention: &str) -> Result<()> {
@@ -45,45 +51,29 @@ fn malformed_netconf(lab: &mut Lab) -> Result<()> {
     refused(&cni::call_raw(&lab.binaries, curl, &[("CNI_COMMAND", "ADD")], b"{}")?, 4, "CNI_CONTAINERID")
 }
 
-/// ADD of a pod that doesn't exist otherwise, with a change of the configuration.
-fn stranger(lab: &Lab, change: impl FnOnce(&mut serde_json::Value)) -> Result<Called> {
-    let namespace = pod_namespace("stranger");
-    build::namespace(&namespace)?;
-    let mut netconf = cni::netconf(pod("curl")?);
-    netconf["args"] = json!({});
+/// ADD of a pod that is not attached, with a change of its configuration; it is attached as before afterwards.
+fn changed_add(lab: &mut Lab, change: impl FnOnce(&mut serde_json::Value)) -> Result<Called> {
+    let details = pod("details-v1")?;
+    lab.detach(details)?;
+    let host = details.host.namespace();
+    let before = shell::run_in(&host, "ip -br link show")?;
+    let mut netconf = cni::netconf(details);
     change(&mut netconf);
-    let environment = [
-        ("CNI_COMMAND", "ADD"),
-        ("CNI_CONTAINERID", "stranger"),
-        ("CNI_NETNS", &format!("/run/netns/{namespace}")),
-        ("CNI_IFNAME", "eth0"),
-        ("CNI_PATH", "/opt/cni/bin:/usr/lib/cni"),
-        (
-            "CNI_ARGS",
-            "K8S_POD_NAMESPACE=bookinfo;K8S_POD_NAME=stranger;K8S_POD_UID=00000000-0000-4000-8000-000000000099",
-        ),
-    ];
-    let called = cni::call_raw(&lab.binaries, pod("curl")?, &environment, netconf.to_string().as_bytes());
-    let left = shell::run_in(&namespace, "ip -br link show")?;
-    shell::run(&format!("ip netns delete {namespace}"))?;
-    ensure!(!left.contains("eth0"), "a refused ADD left a link in the pod: {left}");
-    called
+    let called = cni::call(&lab.binaries, "ADD", details, &netconf)?;
+    let in_pod = shell::run_in(&details.namespace(), "ip -br link show")?;
+    let after = shell::run_in(&host, "ip -br link show")?;
+    lab.attach(details)?;
+    ensure!(!in_pod.contains("eth0"), "a refused ADD left a link in the pod: {in_pod}");
+    ensure!(before == after, "a refused ADD changed the host's links: {before}\n{after}");
+    Ok(called)
 }
 
 fn unknown_vf(lab: &mut Lab) -> Result<()> {
-    let before = shell::run_in(&HOSTS[0].namespace(), "ip -br link show")?;
-    refused(&stranger(lab, |netconf| netconf["deviceID"] = json!("vf77"))?, 100, "vf77")?;
-    ensure!(
-        before == shell::run_in(&HOSTS[0].namespace(), "ip -br link show")?,
-        "a refused ADD changed the host's links"
-    );
-    Ok(())
+    refused(&changed_add(lab, |netconf| netconf["deviceID"] = json!("vf77"))?, 100, "vf77")
 }
 
 fn unknown_ipam(lab: &mut Lab) -> Result<()> {
-    let called = stranger(lab, |netconf| netconf["ipam"] = json!({ "type": "no-such-ipam" }))?;
-    ensure!(!called.success && called.output.to_string().contains("no-such-ipam"), "{}", called.output);
-    Ok(())
+    refused(&changed_add(lab, |netconf| netconf["ipam"] = json!({ "type": "no-such-ipam" }))?, 102, "no-such-ipam")
 }
 
 fn garbage(_: &mut Lab) -> Result<()> {
@@ -140,4 +130,48 @@ fn no_refusals(_: &mut Lab) -> Result<()> {
         programs::tail("adapter-host1")
     );
     Ok(())
+}
+
+/// One listener is garbage: it alone is refused, and requests go on.
+fn broken_resource(lab: &mut Lab) -> Result<()> {
+    lab.push(Scenario::Broken)?;
+    shell::wait_for("a refusal that names the listener", Duration::from_secs(10), || {
+        let log = probe::get(CONTROL_PLANE_NAMESPACE, "127.0.0.1:15011", "/log")?;
+        ensure!(log.contains(BROKEN_LISTENER), "{log}");
+        Ok(())
+    })?;
+    for _ in 0..5 {
+        let answer = get("curl", vip::PRODUCTPAGE, "productpage", "/productpage", &[])?;
+        ensure!(answer.status == 200, "{answer:?}");
+    }
+    Ok(())
+}
+
+/// Details runs on the other host: this DPU may not have its identity, whoever asks on it.
+fn foreign_identity(_: &mut Lab) -> Result<()> {
+    let [one, _] = HOSTS;
+    let details = pod("details-v1")?;
+    let status = sign(one, &details.identity())?;
+    ensure!(status.code() == tonic::Code::PermissionDenied, "the adapter of {} answered {status:?}", one.node());
+    ensure!(status.message().contains("/sa/details"), "no word of the identity: {}", status.message());
+    Ok(())
+}
+
+/// What the adapter says when the host's own proxy asks it for a certificate of `identity`.
+fn sign(host: Host, identity: &str) -> Result<tonic::Status> {
+    use mesh_api::ca::{SignRequest, certificate_relay_client::CertificateRelayClient};
+    let tls = Program::DpuProxy(host).tls_args();
+    let uri = format!("https://{}:15110", host.management());
+    let csr_pem = programs::signing_request(identity)?;
+    let request = SignRequest { identity: identity.to_owned(), csr_pem, validity_seconds: 3600 };
+    probe::inside(&host.dpu(), move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let channel = service::grpc::channel(&uri, &tls, "adapter").await?;
+            match CertificateRelayClient::new(channel).sign(request).await {
+                Ok(_) => anyhow::bail!("it was signed"),
+                Err(status) => Ok(status),
+            }
+        })
+    })
 }

@@ -119,16 +119,11 @@ fn spoofed_mac(_: &mut Lab) -> Result<()> {
 /// Flushes what a sidecar's redirection would live on; the status that ratings answers afterwards.
 pub fn flush_rules() -> Result<u16> {
     let namespace = pod("curl")?.namespace();
-    shell::run_in(&namespace, "nft flush ruleset")?;
-    for line in ["ip rule del pref 0", "ip rule del pref 32767", "ip rule add from all lookup main pref 1"] {
+    for line in ["nft flush ruleset", "ip rule flush", "ip rule add lookup main pref 7"] {
         shell::run_in(&namespace, line)?;
     }
     let answer = get("curl", vip::RATINGS, "ratings", "/ratings/0", &[]);
-    for line in [
-        "ip rule add from all lookup local pref 0",
-        "ip rule add from all lookup default pref 32767",
-        "ip rule del pref 1",
-    ] {
+    for line in ["ip rule flush", "ip rule add lookup main pref 32766", "ip rule add lookup default pref 32767"] {
         shell::run_in(&namespace, line)?;
     }
     Ok(answer?.status)

@@ -24,8 +24,10 @@ fn http1_same_host(_: &mut Lab) -> Result<()> {
     let (page, hops) = traced("curl", vip::PRODUCTPAGE, "productpage", "/productpage", &["--http1.1"], 2)?;
     ensure!(page.status == 200 && page.version == "1.1", "{page:?}");
     let first = hop(&hops, |hop| hop.cluster.contains("productpage"))?;
-    ensure!(first.pass == "local", "curl and productpage share a host, but the pass was {}: {first:?}", first.pass);
+    ensure!(first.local_callee == pod("productpage-v1")?.uid(), "not in one pass: {first:?}");
     ensure!(!first.upstream_tls, "the proxy encrypted to itself: {first:?}");
+    let callee = hop(&hops, |hop| hop.pass == "local")?;
+    ensure!(callee.downstream_peer == pod("curl")?.identity(), "the callee's rules saw {:?}", callee.downstream_peer);
     Ok(())
 }
 
@@ -37,7 +39,7 @@ fn http1_other_host(_: &mut Lab) -> Result<()> {
     ensure!(outbound.upstream_tls && inbound.downstream_tls, "not encrypted: {outbound:?} {inbound:?}");
     ensure!(outbound.own_identity.ends_with("/sa/curl"), "outbound as {:?}", outbound.own_identity);
     ensure!(outbound.peer_identity.ends_with("/sa/details"), "the peer was {:?}", outbound.peer_identity);
-    ensure!(inbound.peer_identity.ends_with("/sa/curl"), "the callee's proxy saw {:?}", inbound.peer_identity);
+    ensure!(inbound.downstream_peer.ends_with("/sa/curl"), "the callee's proxy saw {:?}", inbound.downstream_peer);
     ensure!(outbound.host != inbound.host, "both passes on one host");
     Ok(())
 }

@@ -75,6 +75,13 @@ impl Authority {
     }
 }
 
+/// A request for a certificate of `identity`, with a key that is thrown away.
+pub fn signing_request(identity: &str) -> Result<String> {
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(identity.to_owned())?)];
+    Ok(params.serialize_request(&KeyPair::generate()?)?.pem()?)
+}
+
 /// For both ends of a connection.
 fn finish(params: &mut CertificateParams) {
     params.is_ca = IsCa::ExplicitNoCa;

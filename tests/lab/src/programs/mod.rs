@@ -6,7 +6,7 @@ mod bootstrap;
 mod process;
 mod start;
 
-pub use authority::Authority;
+pub use authority::{Authority, signing_request};
 pub use process::tail;
 pub use process::{Binaries, Process};
 pub use start::{Program, hop_log, manifests};

@@ -96,6 +96,17 @@ impl Program {
         authority.issue(&self.tls_folder(), kind, &service::grpc::program_identity(kind, &node), hosts)
     }
 
+    /// Its own certificate, to call as it would.
+    pub fn tls_args(self) -> service::grpc::TlsArgs {
+        let file = |name: String| Some(self.tls_folder().join(name));
+        service::grpc::TlsArgs {
+            tls_certificate: file(format!("{}.pem", self.kind())),
+            tls_key: file(format!("{}-key.pem", self.kind())),
+            tls_ca: file("ca.pem".to_owned()),
+            insecure: false,
+        }
+    }
+
     fn tls_folder(self) -> PathBuf {
         self.host().map_or_else(|| PathBuf::from(FOLDER).join("control"), folder).join("tls")
     }

@@ -9,5 +9,5 @@ mod server;
 mod session;
 
 pub use recordings::Recordings;
-pub use scenario::Scenario;
+pub use scenario::{BROKEN_LISTENER, Scenario};
 pub use server::{Args, serve};

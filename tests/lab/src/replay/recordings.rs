@@ -1,6 +1,6 @@
 //! The recorded responses, by workload and scenario; loaded and checked once.
 
-use super::Scenario;
+use super::{BROKEN_LISTENER, Scenario};
 use anyhow::{Context, Result, bail};
 use mesh_api::Any;
 use mesh_api::envoy::config::listener::v3::Listener;
@@ -69,10 +69,14 @@ fn scenarios(folder: &Path, pod: &str) -> Result<BTreeMap<&'static str, Arc<Tabl
     for listener in open.get_mut(type_url::LISTENER).into_iter().flat_map(BTreeMap::values_mut) {
         *listener = without_authorization(listener)?;
     }
+    let mut broken = demo.clone();
+    let garbage = Any { type_url: type_url::LISTENER.to_owned(), value: vec![0xff; 16] };
+    broken.entry(type_url::LISTENER).or_default().insert(BROKEN_LISTENER.to_owned(), garbage);
     Ok(BTreeMap::from([
         (Scenario::Demo.as_str(), Arc::new(demo)),
         (Scenario::Shift.as_str(), Arc::new(shift)),
         (Scenario::Open.as_str(), Arc::new(open)),
+        (Scenario::Broken.as_str(), Arc::new(broken)),
     ]))
 }
 

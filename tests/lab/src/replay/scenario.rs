@@ -12,11 +12,16 @@ pub enum Scenario {
     Shift,
     /// `0-demo` as after deleting both authorization policies: derived by leaving out the RBAC filters.
     Open,
+    /// `0-demo` with one listener more, whose content is garbage.
+    Broken,
 }
+
+/// The listener that does not parse.
+pub const BROKEN_LISTENER: &str = "broken-listener";
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Demo, Self::Shift, Self::Open];
+    pub const ALL: [Self; 4] = [Self::Demo, Self::Shift, Self::Open, Self::Broken];
 
     /// As in the control address.
     pub fn as_str(self) -> &'static str {
@@ -24,6 +29,7 @@ impl Scenario {
             Self::Demo => "0-demo",
             Self::Shift => "0-demo-shift",
             Self::Open => "0-demo-open",
+            Self::Broken => "0-demo-broken",
         }
     }
 }

@@ -21,7 +21,7 @@ pub fn print() -> Result<String> {
 fn print_hop(hop: &Hop) {
     let host = hop.host.map(|host| host.node()).unwrap_or_default();
     println!(
-        "\n  {} {} {} → {}  [{} pass on {host}, {} ms]",
+        "\n  {} {} {} → {}  [{} pass on {host}, {:.1} ms]",
         hop.method,
         hop.authority,
         hop.path,
@@ -44,10 +44,10 @@ fn print_hop(hop: &Hop) {
         line("mutual TLS", &format!("as {} to {}", hop.own_identity, hop.peer_identity));
     }
     if hop.downstream_tls {
-        line("mutual TLS", &format!("from {}", hop.peer_identity));
+        line("mutual TLS", &format!("from {}", hop.downstream_peer));
     }
-    if !hop.local_callee.is_empty() {
-        line("same host", &format!("rules of {} applied in the same pass, not encrypted", pod_name(&hop.local_callee)));
+    if hop.pass == "local" {
+        line("same host", &format!("called by {}, not encrypted to itself", hop.downstream_peer));
     }
 }
 

@@ -79,9 +79,9 @@ fn split(lab: &Lab) -> Result<String> {
 }
 
 fn shift(lab: &Lab) -> Result<String> {
-    step("Weights become 0/0/100 while 200 requests a second run on the product page");
+    step("Weights become 0/0/100 while 100 requests a second run on the product page");
     let mut words = on(vip::PRODUCTPAGE, "productpage:9080", "/productpage");
-    words.extend(["--rate", "200", "--connections", "8", "--seconds", "6"]);
+    words.extend(["--rate", "100", "--connections", "8", "--seconds", "6"]);
     let load = Load::start(&lab.binaries, wait::pod("curl")?, "load-demo", &words)?;
     std::thread::sleep(Duration::from_secs(3));
     lab.push(Scenario::Shift)?;
@@ -128,12 +128,22 @@ fn wire(capture: &Capture) -> Result<String> {
 
 fn aggregation() -> Result<String> {
     step("What the aggregation saved");
+    let mut all = (0, 0);
     for host in HOSTS {
         let text = probe::get(&host.namespace(), "127.0.0.1:15111", "/aggregation")?;
         let value: serde_json::Value = serde_json::from_str(&text).context("/aggregation is no JSON")?;
-        println!("  {}: {value}", host.node());
+        let number = |part: &str, what: &str| value[part][what].as_u64().unwrap_or(0);
+        let (received, stored) = (number("received", "resources"), number("stored", "resources"));
+        println!(
+            "  {}: {received} resources ({} bytes) received for all workloads, {stored} ({} bytes) stored and served",
+            host.node(),
+            number("received", "bytes"),
+            number("stored", "bytes")
+        );
+        anyhow::ensure!(stored > 0 && stored < received, "nothing was saved: {value}");
+        (all.0, all.1) = (all.0 + received, all.1 + stored);
     }
-    Ok(String::new())
+    Ok(format!("{} resources received, {} stored: {:.1} to 1", all.0, all.1, all.0 as f64 / all.1 as f64))
 }
 
 fn attempts() -> Result<String> {
