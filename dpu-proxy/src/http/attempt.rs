@@ -13,7 +13,7 @@ use crate::stream_info::UpstreamInfo;
 use crate::upstream::{ConnectError, ConnectErrorKind, Host, Outcome, TargetOptions, target};
 use dpu_proxy_core::http1::ResponseMeta;
 use dpu_proxy_core::http1::response::Answers;
-use dpu_proxy_core::model::UpstreamProtocol;
+use dpu_proxy_core::model::{TerminalFilter, UpstreamProtocol};
 use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -69,11 +69,11 @@ fn enter(request: &mut Request<'_>, plan: &Plan<'_>) -> Result<Hop, Entered> {
     let caller = plan.hop().ok_or_else(|| Entered::Failed(no_host()))?;
     let session = request.session;
     let scoped = caller.cluster.scoped();
-    let alpn = decide::alpn(&request.scratch.outer, &scoped.cluster);
-    let entered = local::enter(&session.worker, &session.connection, &scoped.cluster, &caller.host, alpn);
-    let callee = match entered {
+    let callee = match session.callee(&scoped, &caller.host, &request.scratch.outer) {
         None => return Ok(caller),
         Some(Err(error)) => return Err(Entered::Failed(tls_failure(error.to_string()))),
+        // A callee that takes it as TCP is reached through its own inbound listener.
+        Some(Ok(callee)) if !matches!(callee.chain.terminal, TerminalFilter::Http(_)) => return Ok(caller),
         Some(Ok(callee)) => callee,
     };
     if let Some(upstream) = &mut request.scratch.outer.info.upstream {
@@ -84,7 +84,7 @@ fn enter(request: &mut Request<'_>, plan: &Plan<'_>) -> Result<Hop, Entered> {
     if let Err(denied) = crate::authorize::network(&callee, &session.worker.stats) {
         return Err(Entered::Failed(tls_failure(denied)));
     }
-    decide::enter_callee(&session.worker, Rc::new(callee), request.scratch).map_err(Entered::Replied)
+    decide::enter_callee(&session.worker, callee, request.scratch).map_err(Entered::Replied)
 }
 
 fn tls_failure(reason: String) -> Failure {

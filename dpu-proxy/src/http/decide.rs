@@ -9,6 +9,7 @@ use crate::stream_info::{ResponseFlags, UpstreamInfo};
 use crate::telemetry::Context;
 use crate::upstream::{Host, NoEndpoint, PickContext};
 use crate::worker::Worker;
+use dpu_proxy_core::balance::hash_policy;
 use dpu_proxy_core::head::{HeaderBlock, RequestHead, ResponseHead, Version};
 use dpu_proxy_core::http1::RequestMeta;
 use dpu_proxy_core::matching::path::{self, Normalised, PathOptions};
@@ -271,9 +272,20 @@ fn prepare<'a>(
         per_try_timeout: timeouts.per_try,
         idle_timeout: action.idle_timeout,
         timeouts,
-        hash: None,
+        hash: hash(pass, action),
     };
     (limits, retry)
+}
+
+/// The hash by which a host is chosen; a cookie that was made for it is set in the response.
+fn hash(pass: &mut Pass, action: &RouteAction) -> Option<u64> {
+    if action.hash_policy.is_empty() {
+        return None;
+    }
+    let (remote, local) = (pass.connection.remote, pass.connection.original_destination);
+    let found = hash_policy::evaluate(&action.hash_policy, &pass.head, remote, local);
+    pass.set_cookies = found.set_cookies;
+    found.hash
 }
 
 fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
@@ -399,6 +411,9 @@ fn leave(worker: &Worker, pass: &mut Pass, response: &mut ResponseHead) {
         if pass.is_cross_origin {
             cors::add_headers(CorsPolicies::of(&chosen.matched()), &pass.head, response);
         }
+    }
+    for cookie in pass.set_cookies.drain(..) {
+        response.headers.append(b"set-cookie", cookie.as_bytes());
     }
     sanitize::response(&pass.manager, &pass.head, response.status == 101, response);
     if response.headers.get(b"date").is_none() {

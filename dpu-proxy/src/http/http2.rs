@@ -50,7 +50,7 @@ pub async fn serve_connection(mut session: Session, stream: Prefixed) {
         match accepted {
             Some(Ok((request, respond))) => {
                 session.refresh();
-                let stream = one(share(&session), request, respond, Rc::clone(&streams));
+                let stream = one(session.clone(), request, respond, Rc::clone(&streams));
                 tokio::task::spawn_local(stream);
             }
             Some(Err(error)) => {
@@ -79,14 +79,6 @@ async fn handshake(session: &Session, stream: Prefixed) -> Result<h2::server::Co
         .max_header_list_size(manager.max_request_headers_kb * 1024)
         .handshake(stream)
         .await
-}
-
-fn share(session: &Session) -> Session {
-    Session {
-        worker: Rc::clone(&session.worker),
-        connection: Rc::clone(&session.connection),
-        manager: std::sync::Arc::clone(&session.manager),
-    }
 }
 
 async fn one(session: Session, request: http::Request<RecvStream>, respond: SendResponse<Bytes>, _counted: Rc<()>) {

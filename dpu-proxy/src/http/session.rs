@@ -3,31 +3,91 @@
 
 use super::filters::ActiveFault;
 use crate::connection::Connection;
+use crate::local::{self, LocalError};
+use crate::shared::State;
 use crate::stream_info::StreamInfo;
 use crate::telemetry::Finished;
+use crate::upstream::Host;
 use crate::worker::Worker;
-use dpu_proxy_core::head::{RequestHead, ResponseHead};
+use dpu_proxy_core::head::{RequestHead, ResponseHead, Version};
 use dpu_proxy_core::matching::route::Matched;
 use dpu_proxy_core::model::{
-    FaultStatus, HttpConnectionManager, Route, RouteAction, RouteActionKind, RouteConfig, TerminalFilter, VirtualHost,
-    WeightedCluster,
+    Endpoint, FaultStatus, HttpConnectionManager, Route, RouteAction, RouteActionKind, RouteConfig, ScopedCluster,
+    TerminalFilter, VirtualHost, WeightedCluster,
 };
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 /// A downstream connection.
+#[derive(Clone)]
 pub struct Session {
     pub worker: Rc<Worker>,
     pub connection: Rc<Connection>,
     pub manager: Arc<HttpConnectionManager>,
+    callees: Rc<RefCell<Vec<Callee>>>,
 }
+
+/// A callee on this host that the connection has called, and what the answer depended on.
+struct Callee {
+    state: Rc<State>,
+    caller: Rc<Connection>,
+    cluster: Arc<ScopedCluster>,
+    endpoint: Arc<Endpoint>,
+    version: Version,
+    /// `None`: it is no callee of this host.
+    connection: Option<Rc<Connection>>,
+}
+
+/// Callees that a connection remembers.
+const MAX_CALLEES: usize = 32;
 
 impl Session {
     /// Of a connection that begins.
     pub fn new(worker: Rc<Worker>, connection: Connection, manager: Arc<HttpConnectionManager>) -> Self {
-        Self { worker, connection: Rc::new(connection), manager }
+        Self { worker, connection: Rc::new(connection), manager, callees: Rc::default() }
+    }
+
+    /// The connection as the callee's inbound side has it; `None` when the endpoint is not on this host.
+    /// Remembered while configuration and certificates stay as they are.
+    pub fn callee(
+        &self,
+        cluster: &Arc<ScopedCluster>,
+        host: &Host,
+        pass: &Pass,
+    ) -> Option<Result<Rc<Connection>, LocalError>> {
+        let state = self.worker.state();
+        let is_same = |callee: &&Callee| {
+            Arc::ptr_eq(&callee.endpoint, &host.endpoint)
+                && Rc::ptr_eq(&callee.state, &state)
+                && Rc::ptr_eq(&callee.caller, &self.connection)
+                && Arc::ptr_eq(&callee.cluster, cluster)
+                && callee.version == pass.head.version
+        };
+        if let Some(known) = self.callees.borrow().iter().find(is_same) {
+            return known.connection.clone().map(Ok);
+        }
+        let alpn = super::decide::alpn(pass, &cluster.cluster);
+        let connection = match local::enter(&self.worker, &self.connection, &cluster.cluster, host, alpn) {
+            Some(Err(error)) => return Some(Err(error)),
+            Some(Ok(connection)) => Some(Rc::new(connection)),
+            None => None,
+        };
+        let mut callees = self.callees.borrow_mut();
+        if callees.len() >= MAX_CALLEES {
+            callees.clear();
+        }
+        callees.push(Callee {
+            state,
+            caller: Rc::clone(&self.connection),
+            cluster: Arc::clone(cluster),
+            endpoint: Arc::clone(&host.endpoint),
+            version: pass.head.version,
+            connection: connection.clone(),
+        });
+        connection.map(Ok)
     }
 
     /// Takes the configuration in force now, between two requests.
@@ -106,6 +166,8 @@ pub struct Pass {
     /// The route answers by itself.
     pub is_direct: bool,
     pub is_cross_origin: bool,
+    /// Made for the hash policy.
+    pub set_cookies: Vec<String>,
     /// To be injected after the delay.
     pub abort: Option<FaultStatus>,
     pub active_fault: Option<ActiveFault>,
@@ -127,6 +189,7 @@ impl Pass {
             requires_tls: false,
             is_direct: false,
             is_cross_origin: false,
+            set_cookies: Vec::new(),
             abort: None,
             active_fault: None,
             connection,
@@ -153,6 +216,7 @@ impl Pass {
         self.client = self.connection.remote.ip();
         (self.requires_tls, self.is_direct, self.is_cross_origin) = (false, false, false);
         self.abort = None;
+        self.set_cookies.clear();
         self.active_fault = None;
         self.is_begun = true;
     }
