@@ -64,14 +64,15 @@ fuzz-smoke: ## Each fuzz target for a few seconds
 	tests/fuzz/run $(FUZZ_SECONDS)
 
 .PHONY: bench
-bench: $(ENVOY) ## dpu-proxy beside a stock Envoy, interleaved, with ratios; CASES="part-of-a-name …" runs some
+bench: $(ENVOY) ## dpu-proxy beside a stock Envoy, and the lab beside sidecars, interleaved, with ratios; CASES="part-of-a-name …" runs some
 	@scripts/install-packages build lab
-	$(CARGO) build $(PROFILE) -p dpu-proxy -p bench
+	$(CARGO) build $(PROFILE) $(addprefix -p ,$(PROGRAMS)) -p bench
 	ENVOY_BIN=$(abspath $(ENVOY)) $(TARGET)/release/bench $(CASES)
 
 .PHONY: bench-smoke
 bench-smoke: $(ENVOY) ## Each bench once, briefly, to see that it runs
-	$(CARGO) build $(PROFILE) -p dpu-proxy -p bench
+	@scripts/install-packages build lab
+	$(CARGO) build $(PROFILE) $(addprefix -p ,$(PROGRAMS)) -p bench
 	ENVOY_BIN=$(abspath $(ENVOY)) $(TARGET)/release/bench --smoke
 
 .PHONY: deny

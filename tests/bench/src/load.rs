@@ -1,10 +1,9 @@
 //! Load: wrk for requests, our own sender and readers for bytes; and the server behind the proxies.
 
-use crate::case::Load;
 use crate::machine::on_core;
 use anyhow::{Context, ensure};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -16,6 +15,35 @@ pub const LOAD_CORE: usize = 0;
 /// Length of a response body.
 pub const BODY_BYTES: usize = 1024;
 
+/// The load of a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// HTTP requests for 1 KiB on this many kept-alive connections.
+    KeepAlive { connections: u32 },
+    /// A new connection for each HTTP request, this many at a time.
+    NewConnections { connections: u32 },
+    /// Bytes from the server on this many TCP connections.
+    Bulk { connections: u32 },
+}
+
+/// Where the load goes.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Named network namespace of the client; our own without.
+    pub namespace: Option<String>,
+    pub address: SocketAddr,
+    /// Value of the host header, where it is not the address.
+    pub host: Option<&'static str>,
+    pub path: &'static str,
+}
+
+impl Target {
+    /// A port of our own namespace.
+    pub fn loopback(port: u16) -> Self {
+        Self { namespace: None, address: (Ipv4Addr::LOCALHOST, port).into(), host: None, path: "/" }
+    }
+}
+
 /// What the load generator saw.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen {
@@ -24,6 +52,17 @@ pub struct Seen {
     pub seconds: f64,
     pub p50_ms: Option<f64>,
     pub p99_ms: Option<f64>,
+}
+
+/// Configuration of an nginx that answers everything with 1 KiB.
+pub fn nginx_config(folder: &Path, listen: &str) -> String {
+    let (dir, body) = (folder.display(), "x".repeat(BODY_BYTES));
+    format!(
+        "daemon off; worker_processes 1; pid {dir}/nginx.pid; error_log {dir}/nginx.log crit;\n\
+         events {{ worker_connections 8192; }}\n\
+         http {{ access_log off; keepalive_requests 100000000; keepalive_timeout 3600s;\n\
+         server {{ listen {listen} backlog=4096; location / {{ return 200 \"{body}\"; }} }} }}\n"
+    )
 }
 
 /// nginx with one worker; stopped when dropped.
@@ -36,17 +75,7 @@ impl Server {
     /// Starts it on a loopback port.
     pub fn start(folder: &Path, port: u16) -> anyhow::Result<Self> {
         let config = folder.join("nginx.conf");
-        let dir = folder.display();
-        let body = "x".repeat(BODY_BYTES);
-        std::fs::write(
-            &config,
-            format!(
-                "daemon off; worker_processes 1; pid {dir}/nginx.pid; error_log {dir}/nginx.log crit;\n\
-                 events {{ worker_connections 8192; }}\n\
-                 http {{ access_log off; keepalive_requests 100000000; keepalive_timeout 3600s;\n\
-                 server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ return 200 \"{body}\"; }} }} }}\n"
-            ),
-        )?;
+        std::fs::write(&config, nginx_config(folder, &format!("127.0.0.1:{port}")))?;
         let start = || Command::new("nginx").arg("-c").arg(&config).stdin(Stdio::null()).stderr(Stdio::null()).spawn();
         let child = on_core(LOAD_CORE, start)?.context("cannot run nginx: run `make tools`")?;
         let server = Self { child };
@@ -74,23 +103,29 @@ pub fn wait_for(port: u16) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Puts `load` on a port.
-pub fn run(load: Load, port: u16, time: Duration) -> anyhow::Result<Seen> {
+/// Puts `load` on a target.
+pub fn run(load: Load, target: &Target, time: Duration) -> anyhow::Result<Seen> {
     match load {
-        Load::KeepAlive { connections } => wrk(port, connections, time, false),
-        Load::NewConnections { connections } => wrk(port, connections, time, true),
-        Load::Bulk { connections } => bulk(port, connections, time),
+        Load::KeepAlive { connections } => wrk(target, connections, time, false),
+        Load::NewConnections { connections } => wrk(target, connections, time, true),
+        Load::Bulk { connections } => bulk(target.address, connections, time),
     }
 }
 
-fn wrk(port: u16, connections: u32, time: Duration, close: bool) -> anyhow::Result<Seen> {
-    let mut command = Command::new("wrk");
+fn wrk(target: &Target, connections: u32, time: Duration, close: bool) -> anyhow::Result<Seen> {
+    let mut command = match &target.namespace {
+        Some(name) => lab::shell::command_in(name, "wrk"),
+        None => Command::new("wrk"),
+    };
     command.args(["-t1", "--latency", "--timeout", "10s"]);
     command.args([format!("-c{connections}"), format!("-d{}s", time.as_secs())]);
     if close {
         command.args(["-H", "Connection: close"]);
     }
-    command.arg(format!("http://127.0.0.1:{port}/"));
+    if let Some(host) = target.host {
+        command.args(["-H", &format!("Host: {host}")]);
+    }
+    command.arg(format!("http://{}{}", target.address, target.path));
     let output = on_core(LOAD_CORE, || command.output())?.context("cannot run wrk: run `make tools`")?;
     let text = String::from_utf8_lossy(&output.stdout);
     parse_wrk(&text).with_context(|| format!("wrk printed:\n{text}{}", String::from_utf8_lossy(&output.stderr)))
@@ -158,12 +193,12 @@ fn send(mut stream: TcpStream) {
     while stream.write_all(&zeroes).is_ok() {}
 }
 
-fn bulk(port: u16, connections: u32, time: Duration) -> anyhow::Result<Seen> {
+fn bulk(address: SocketAddr, connections: u32, time: Duration) -> anyhow::Result<Seen> {
     let (total, started) = (Arc::new(AtomicU64::new(0)), Instant::now());
     let readers = on_core(LOAD_CORE, || {
         let reader = |_| {
             let total = Arc::clone(&total);
-            std::thread::spawn(move || read(port, time, &total))
+            std::thread::spawn(move || read(address, time, &total))
         };
         (0..connections).map(reader).collect::<Vec<_>>()
     })?;
@@ -175,8 +210,8 @@ fn bulk(port: u16, connections: u32, time: Duration) -> anyhow::Result<Seen> {
     Ok(Seen { units, seconds: started.elapsed().as_secs_f64(), p50_ms: None, p99_ms: None })
 }
 
-fn read(port: u16, time: Duration, total: &AtomicU64) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+fn read(address: SocketAddr, time: Duration, total: &AtomicU64) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(address)?;
     let mut buffer = vec![0; 256 * 1024];
     let end = Instant::now() + time;
     while Instant::now() < end {

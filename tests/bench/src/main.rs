@@ -1,20 +1,24 @@
 //! Benches: `dpu-proxy` and a stock Envoy under the same load, interleaved, in one run.
 //!
-//! In: cases (`case`), each a bootstrap that both read. Out: a table of medians and ratios with their
-//! spread. Everything runs in a network namespace of its own: load generator and server on core 0,
+//! In: cases, of two kinds: `chain` (a bootstrap that both read) and `mesh` (a call between two pods
+//! through DPUs, and through a pair of sidecars). Out: a table of medians and ratios with their spread. Everything runs in a network namespace of its own: load generator and server on core 0,
 //! proxies on core 1, one worker each. What counts is CPU time of the proxy; absolute times of a
 //! shared machine mean little.
 
-mod case;
+mod chain;
 mod load;
 mod machine;
 mod measure;
+mod mesh;
 mod report;
 
 use anyhow::Context;
 use clap::Parser;
 use conformance::program::Programs;
 use std::time::Duration;
+
+/// Core of the proxies.
+const PROXY_CORE: usize = 1;
 
 /// Compares dpu-proxy with a stock Envoy under the same load.
 #[derive(Debug, Parser)]
@@ -46,10 +50,12 @@ fn main() -> anyhow::Result<()> {
     let plan = measure::Plan { rounds: args.rounds, load: Duration::from_secs(args.seconds), smoke: args.smoke };
     let wanted = |name: &str| args.cases.is_empty() || args.cases.iter().any(|part| name.contains(part.as_str()));
     let mut results = Vec::new();
-    for case in case::all().into_iter().filter(|case| wanted(case.name)) {
-        eprintln!("{}: {} rounds of {} s for each proxy", case.name, plan.rounds, plan.load.as_secs());
-        results.push(measure::run(&case, &plan, &programs).with_context(|| format!("case {}", case.name))?);
+    for case in chain::all().into_iter().filter(|case| wanted(case.name)) {
+        eprintln!("{}: {} rounds of {} s for each side", case.name, plan.rounds, plan.load.as_secs());
+        results.push(chain::run(&case, &plan, &programs).with_context(|| format!("case {}", case.name))?);
     }
+    let calls: Vec<mesh::Case> = mesh::all().into_iter().filter(|case| wanted(case.name)).collect();
+    results.extend(mesh::run(&calls, &plan, &programs)?);
     anyhow::ensure!(!results.is_empty(), "no case is named so");
     println!("{}", report::table(&results));
     let missed = report::missed(&results);

@@ -63,17 +63,19 @@ impl Programs {
         anyhow::ensure!(envoy.exists(), "{} is missing: run `make tools`", envoy.display());
         let dpu_proxy = match std::env::var_os("DPU_PROXY_BIN") {
             Some(path) => PathBuf::from(path),
-            None => beside_this_test()?,
+            None => beside_this_program()?,
         };
         anyhow::ensure!(dpu_proxy.exists(), "{} is missing: run `cargo build -p dpu-proxy`", dpu_proxy.display());
         Ok(Self { envoy, dpu_proxy })
     }
 }
 
-fn beside_this_test() -> anyhow::Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let profile = test.parent().and_then(Path::parent);
-    Ok(profile.ok_or_else(|| anyhow::anyhow!("{} has no profile folder", test.display()))?.join("dpu-proxy"))
+/// A test's binary is one folder deeper.
+fn beside_this_program() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let folder = own.parent().ok_or_else(|| anyhow::anyhow!("{} has no folder", own.display()))?;
+    let profile = if folder.ends_with("deps") { folder.join("..") } else { folder.to_owned() };
+    Ok(profile.join("dpu-proxy"))
 }
 
 /// A running proxy; stopped when dropped.

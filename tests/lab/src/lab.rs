@@ -3,7 +3,7 @@
 use crate::manifests;
 use crate::pods::{PODS, Pod};
 use crate::probe;
-use crate::programs::{self, Authority, Binaries, Process, Program};
+use crate::programs::{self, Authority, Binaries, Process, Program, ProxyOptions};
 use crate::replay::Scenario;
 use crate::state::{self, FOLDER, State};
 use crate::topology::{CONTROL_PLANE_NAMESPACE, build};
@@ -18,6 +18,8 @@ use std::time::Duration;
 /// What runs.
 pub struct Lab {
     pub binaries: Binaries,
+    /// How the proxies are started from now on.
+    pub proxy: ProxyOptions,
     programs: BTreeMap<String, Process>,
     applications: BTreeMap<&'static str, Process>,
     attached: Vec<&'static Pod>,
@@ -30,8 +32,14 @@ impl Lab {
         check_machine()?;
         let binaries = Binaries::find()?;
         state::claim(keep)?;
-        let lab =
-            Self { binaries, programs: BTreeMap::new(), applications: BTreeMap::new(), attached: Vec::new(), keep };
+        let lab = Self {
+            binaries,
+            proxy: ProxyOptions::default(),
+            programs: BTreeMap::new(),
+            applications: BTreeMap::new(),
+            attached: Vec::new(),
+            keep,
+        };
         lab.watch()?;
         build::build()?;
         certify()?;
@@ -49,7 +57,7 @@ impl Lab {
 
     /// Starts one program.
     pub fn start(&mut self, program: Program) -> Result<()> {
-        let process = program.start(&self.binaries)?;
+        let process = program.start(&self.binaries, self.proxy)?;
         self.programs.insert(program.name(), process);
         Ok(())
     }

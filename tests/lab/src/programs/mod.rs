@@ -9,7 +9,7 @@ mod start;
 pub use authority::{Authority, signing_request};
 pub use process::tail;
 pub use process::{Binaries, Process};
-pub use start::{Program, hop_log, manifests};
+pub use start::{Program, ProxyOptions, hop_log, manifests};
 
 use crate::state::FOLDER;
 use crate::topology::Host;

@@ -24,6 +24,21 @@ pub fn hop_log(host: Host) -> PathBuf {
     folder(host).join("hops.jsonl")
 }
 
+/// How the DPUs' proxies run.
+#[derive(Clone, Copy, Debug)]
+pub struct ProxyOptions {
+    /// Worker threads.
+    pub concurrency: u16,
+    /// A line for every hop, which checks and people read.
+    pub hop_log: bool,
+}
+
+impl Default for ProxyOptions {
+    fn default() -> Self {
+        Self { concurrency: 2, hop_log: true }
+    }
+}
+
 impl Program {
     /// All, in the order in which they start. Nothing depends on it: each waits for what it needs.
     pub fn all() -> Vec<Self> {
@@ -112,7 +127,7 @@ impl Program {
     }
 
     /// Starts it.
-    pub fn start(self, binaries: &Binaries) -> Result<Process> {
+    pub fn start(self, binaries: &Binaries, proxy: ProxyOptions) -> Result<Process> {
         let binary = match self {
             Self::ControlPlane => "lab",
             Self::Controller => "istio-dpu-controller",
@@ -122,10 +137,10 @@ impl Program {
             Self::DpuProxy(_) => "dpu-proxy",
         };
         let path = binaries.path(binary);
-        Process::start(&self.name(), &self.namespace(), &path.to_string_lossy(), &self.arguments()?)
+        Process::start(&self.name(), &self.namespace(), &path.to_string_lossy(), &self.arguments(proxy)?)
     }
 
-    fn arguments(self) -> Result<Vec<String>> {
+    fn arguments(self, options: ProxyOptions) -> Result<Vec<String>> {
         let mut words = match self {
             Self::ControlPlane => vec!["replay".to_owned()],
             Self::Controller => flags(&[
@@ -136,7 +151,7 @@ impl Program {
             Self::Adapter(host) => flags(&adapter(host)),
             Self::CniNode(host) => flags(&cni_node(host)),
             Self::Dataplane(host) => flags(&dataplane(host)),
-            Self::DpuProxy(host) => return proxy(host),
+            Self::DpuProxy(host) => return proxy(host, options),
         };
         words.extend(flags(&self.tls()));
         Ok(words)
@@ -196,14 +211,17 @@ fn dataplane(host: Host) -> Vec<(&'static str, String)> {
     ]
 }
 
-fn proxy(host: Host) -> Result<Vec<String>> {
-    Ok(flags(&[
+fn proxy(host: Host, options: ProxyOptions) -> Result<Vec<String>> {
+    let mut pairs = vec![
         ("config-path", bootstrap::write(host)?.display().to_string()),
         ("mode", "serve".to_owned()),
-        ("concurrency", "2".to_owned()),
+        ("concurrency", options.concurrency.to_string()),
         ("steering-socket", in_folder(host, "steering.sock")),
-        ("hop-log", hop_log(host).display().to_string()),
-    ]))
+    ];
+    if options.hop_log {
+        pairs.push(("hop-log", hop_log(host).display().to_string()));
+    }
+    Ok(flags(&pairs))
 }
 
 fn in_folder(host: Host, name: &str) -> String {

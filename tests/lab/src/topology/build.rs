@@ -20,7 +20,8 @@ pub fn namespace(name: &str) -> Result<()> {
     shell::run_in(name, "sysctl -q -w net.ipv4.tcp_congestion_control=reno").map(drop)
 }
 
-fn namespace_with_bridge(name: &str) -> Result<()> {
+/// A namespace with a bridge `br0`.
+pub fn namespace_with_bridge(name: &str) -> Result<()> {
     namespace(name)?;
     shell::run_in(name, "ip link add br0 type bridge stp_state 0 forward_delay 0")?;
     shell::run_in(name, "ip link set br0 up").map(drop)
@@ -54,11 +55,12 @@ fn pair(one: (&str, &str), other: (&str, &str)) -> Result<()> {
 }
 
 /// A cable from a bridge to a namespace.
-fn plug(bridge_namespace: &str, port: &str, end: (&str, &str)) -> Result<()> {
+pub fn plug(bridge_namespace: &str, port: &str, end: (&str, &str)) -> Result<()> {
     pair((bridge_namespace, port), end)?;
     shell::run(&format!("ip -n {bridge_namespace} link set {port} master br0")).map(drop)
 }
 
-fn address(namespace: &str, link: &str, address: &str) -> Result<()> {
+/// An address in a /24.
+pub fn address(namespace: &str, link: &str, address: &str) -> Result<()> {
     shell::run(&format!("ip -n {namespace} address add {address}/24 dev {link}")).map(drop)
 }
