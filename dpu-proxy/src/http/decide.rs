@@ -162,7 +162,9 @@ fn choose(pass: &mut Pass) {
         }
         RouteDecision::NotFound => None,
     };
+    pass.info.route_config = Some(config);
     if let Some(chosen) = &chosen {
+        pass.info.virtual_host = Some(Arc::clone(&chosen.virtual_host));
         pass.info.route.push_str(&chosen.route.name);
         pass.info.upstream = expected_upstream(pass, chosen);
     }
