@@ -23,6 +23,7 @@ pub fn demo(keep: bool) -> Result<bool> {
     let mut verdict = Verdict::default();
     step("Building two hosts with DPUs, a fabric and a control plane");
     let mut lab = Lab::new(keep)?;
+    let capture = Capture::start()?;
     step("Starting controller, adapters, node daemons, dataplanes, proxies");
     lab.start_programs()?;
     step("Attaching eight pods through the CNI plugin");
@@ -39,7 +40,6 @@ pub fn demo(keep: bool) -> Result<bool> {
     }
     wait::until_served(&lab)?;
     topology::print()?;
-    let capture = Capture::start()?;
     verdict.note("one request, hop by hop", hops::print());
     verdict.note("split over the versions of reviews", split(&lab));
     verdict.note("a change of weights under load", shift(&lab));
@@ -113,7 +113,7 @@ fn print_load(outcome: &Outcome) {
 }
 
 fn wire(capture: &Capture) -> Result<String> {
-    step("The wire between the DPUs, since the first request");
+    step("The wire between the DPUs, since its first frame");
     let seen = capture.seen();
     println!("  {} frames, {} TCP streams, {} bytes of payload", seen.frames, seen.streams, seen.tcp_bytes);
     println!(
