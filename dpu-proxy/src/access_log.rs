@@ -1,35 +1,49 @@
-//! Access log files: opened once, written by one thread, so that no worker waits for a disk.
+//! Access log files: opened once, written by one thread each, so that no worker waits for a disk.
 //!
-//! In: finished lines from the workers. Out: files, standard output and standard error.
+//! In: finished lines from the workers. Out: files, standard output and standard error. Lines gather in
+//! memory, and the thread is woken for many of them at once: to wake it for each costs a worker more
+//! than the line itself.
 
 use dpu_proxy_core::model::LogSink;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Lines that may wait per sink before further ones are dropped (and counted).
-const QUEUE_LINES: usize = 16 * 1024;
+/// Gathered bytes that are worth a write.
+const WRITE_BYTES: usize = 64 * 1024;
+/// Bytes that may wait per sink before further lines are dropped (and counted).
+const QUEUE_BYTES: usize = 8 * 1024 * 1024;
 
 /// All sinks of the process.
 #[derive(Debug)]
 pub struct LogFiles {
     open: Mutex<HashMap<LogSink, Open>>,
-    /// How long a line may wait in the buffer.
+    /// How long a line may wait in memory.
     flush_after: Duration,
 }
 
 /// A writer with its thread (`None`: it could not be started).
 type Open = (LogWriter, Option<JoinHandle<()>>);
 
-/// Writes lines to one sink.
+/// Writes lines to one sink. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct LogWriter {
-    lines: SyncSender<Vec<u8>>,
-    dropped: Arc<std::sync::atomic::AtomicU64>,
+pub struct LogWriter(Arc<Queue>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    woken: Condvar,
+    dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    bytes: Vec<u8>,
+    is_finished: bool,
 }
 
 impl LogFiles {
@@ -44,11 +58,12 @@ impl LogFiles {
         open.entry(sink.clone()).or_insert_with(|| LogWriter::start(sink.clone(), self.flush_after)).0.clone()
     }
 
-    /// Writes out what is left. Call when no writer is left elsewhere.
+    /// Writes out what is left. What comes later is lost.
     pub fn finish(&self) {
         let open = std::mem::take(&mut *self.open.lock().unwrap_or_else(PoisonError::into_inner));
         for (_, (writer, thread)) in open {
-            drop(writer);
+            writer.0.lock().is_finished = true;
+            writer.0.woken.notify_one();
             // A thread that panicked has nothing left to write.
             let _ = thread.map(JoinHandle::join);
         }
@@ -57,53 +72,79 @@ impl LogFiles {
 
 impl LogWriter {
     fn start(sink: LogSink, flush_after: Duration) -> Open {
-        let (lines, received) = sync_channel(QUEUE_LINES);
+        let queue = Arc::new(Queue::default());
+        let own = Arc::clone(&queue);
         let thread = std::thread::Builder::new().name("access-log".into());
-        let spawned = thread.spawn(move || write_all(&sink, &received, flush_after));
+        let spawned = thread.spawn(move || write_all(&sink, &own, flush_after));
         if let Err(error) = &spawned {
             tracing::error!(%error, "cannot start the access log thread; its lines are lost");
         }
-        (Self { lines, dropped: Arc::default() }, spawned.ok())
+        (Self(queue), spawned.ok())
     }
 
     /// Hands over a line with its end. Dropped, not waited for, when the sink can't keep up.
-    pub fn write(&self, line: Vec<u8>) {
-        if let Err(TrySendError::Full(_)) = self.lines.try_send(line) {
-            self.dropped.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    pub fn write(&self, line: &[u8]) {
+        let mut waiting = self.0.lock();
+        let before = waiting.bytes.len();
+        if before + line.len() > QUEUE_BYTES {
+            self.0.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        waiting.bytes.extend_from_slice(line);
+        let is_due = before < WRITE_BYTES && waiting.bytes.len() >= WRITE_BYTES;
+        drop(waiting);
+        if is_due {
+            self.0.woken.notify_one();
         }
     }
 
     /// Lines that were dropped.
     pub fn dropped(&self) -> u64 {
-        self.dropped.load(std::sync::atomic::Ordering::Relaxed)
+        self.0.dropped.load(Ordering::Relaxed)
     }
 }
 
-fn write_all(sink: &LogSink, lines: &Receiver<Vec<u8>>, flush_after: Duration) {
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until there is enough, or something for long enough; true at the end.
+    fn take(&self, flush_after: Duration, taken: &mut Vec<u8>) -> bool {
+        let until = Instant::now() + flush_after;
+        let mut waiting = self.lock();
+        while waiting.bytes.len() < WRITE_BYTES && !waiting.is_finished {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let woken = self.woken.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner);
+            waiting = woken.0;
+        }
+        taken.clear();
+        std::mem::swap(&mut waiting.bytes, taken);
+        waiting.is_finished
+    }
+}
+
+fn write_all(sink: &LogSink, queue: &Queue, flush_after: Duration) {
     let mut output = match open(sink) {
-        Ok(output) => BufWriter::with_capacity(64 * 1024, output),
+        Ok(output) => output,
         Err(error) => {
             tracing::error!(?sink, %error, "cannot open the access log; its lines are lost");
             return;
         }
     };
-    let mut flushed = Instant::now();
+    let mut taken = Vec::new();
     loop {
-        let mut result = match lines.recv_timeout(flush_after) {
-            Ok(line) => output.write_all(&line),
-            Err(RecvTimeoutError::Timeout) => Ok(()),
-            Err(RecvTimeoutError::Disconnected) => break,
-        };
-        if flushed.elapsed() >= flush_after {
-            result = result.and_then(|()| output.flush());
-            flushed = Instant::now();
-        }
-        if let Err(error) = result {
+        let is_finished = queue.take(flush_after, &mut taken);
+        if let Err(error) = output.write_all(&taken).and_then(|()| output.flush()) {
             tracing::error!(?sink, %error, "cannot write the access log");
         }
+        if is_finished {
+            return;
+        }
     }
-    // Nobody is left to tell.
-    let _ = output.flush();
 }
 
 fn open(sink: &LogSink) -> std::io::Result<Box<dyn Write + Send>> {
@@ -118,4 +159,36 @@ fn open(sink: &LogSink) -> std::io::Result<Box<dyn Write + Send>> {
 
 fn append(path: &str) -> std::io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_is_written_in_order_by_the_end() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("access.log");
+        let files = LogFiles::new(Duration::from_secs(3600));
+        let writer = files.writer(&LogSink::File(path.display().to_string()));
+        let lines: Vec<String> = (0..20_000).map(|number| format!("line {number}\n")).collect();
+        lines.iter().for_each(|line| writer.write(line.as_bytes()));
+        files.finish();
+        assert_eq!(std::fs::read_to_string(path).expect("written"), lines.concat());
+        assert_eq!(writer.dropped(), 0);
+    }
+
+    #[test]
+    fn a_line_waits_no_longer_than_it_may() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("access.log");
+        let files = LogFiles::new(Duration::from_millis(10));
+        files.writer(&LogSink::File(path.display().to_string())).write(b"one\n");
+        let end = Instant::now() + Duration::from_secs(10);
+        while std::fs::read(&path).unwrap_or_default() != b"one\n" {
+            assert!(Instant::now() < end, "it was not written");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        files.finish();
+    }
 }

@@ -51,6 +51,8 @@ impl Drop for Counted {
 pub struct Telemetry {
     hop_log: Option<LogWriter>,
     writers: RefCell<HashMap<LogSink, LogWriter>>,
+    /// The line that is being made; its memory is kept.
+    line: RefCell<Vec<u8>>,
     istio: IstioMetrics,
 }
 
@@ -59,7 +61,7 @@ impl Telemetry {
     pub fn new(shared: &Shared) -> Self {
         let hop_log = shared.settings.hop_log.as_ref();
         let hop_log = hop_log.map(|path| shared.log_files.writer(&LogSink::File(path.display().to_string())));
-        Self { hop_log, writers: RefCell::default(), istio: IstioMetrics::default() }
+        Self { hop_log, writers: RefCell::default(), line: RefCell::default(), istio: IstioMetrics::default() }
     }
 
     /// Counts a downstream connection of a listener while the guard lives.
@@ -75,7 +77,7 @@ impl Telemetry {
     pub fn finish(&self, worker: &Worker, finished: &Finished<'_>) {
         self.istio.count(&worker.stats, finished);
         if let Some(log) = &self.hop_log {
-            log.write(hop::line(worker, finished));
+            log.write(&hop::line(worker, finished));
         }
         for log in finished.access_logs {
             let context = Context {
@@ -85,14 +87,15 @@ impl Telemetry {
                 response: finished.response,
                 hostname: &worker.shared.settings.hostname,
             };
-            let mut line = Vec::with_capacity(256);
+            let mut line = self.line.borrow_mut();
+            line.clear();
             if format::log_line(log, &context, &mut line) {
-                self.write(worker, &log.sink, line);
+                self.write(worker, &log.sink, &line);
             }
         }
     }
 
-    fn write(&self, worker: &Worker, sink: &LogSink, line: Vec<u8>) {
+    fn write(&self, worker: &Worker, sink: &LogSink, line: &[u8]) {
         if let Some(writer) = self.writers.borrow().get(sink) {
             return writer.write(line);
         }
