@@ -45,6 +45,9 @@ enum Stream {
     Lost,
 }
 
+/// IP protocol number.
+const IGMP: u8 = 2;
+
 struct Segment<'a> {
     from: (Ipv4Addr, u16),
     to: (Ipv4Addr, u16),
@@ -66,7 +69,11 @@ impl Judge {
         self.seen.marker_frames += u64::from(has_marker);
         let Some(packet) = ipv4(frame) else { return };
         let source = Ipv4Addr::from([packet[12], packet[13], packet[14], packet[15]]);
-        *self.seen.sources.entry(source).or_default() += 1;
+        // A link that comes up without an address reports its groups so (RFC 3376, section 4.2.13).
+        let is_group_report = source.is_unspecified() && packet[9] == IGMP;
+        if !is_group_report {
+            *self.seen.sources.entry(source).or_default() += 1;
+        }
         if let Some(segment) = tcp(packet) {
             self.segment(&segment);
         }
