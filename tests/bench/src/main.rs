@@ -32,6 +32,9 @@ struct Args {
     /// Seconds of load for each measurement.
     #[arg(long, default_value_t = 4)]
     seconds: u64,
+    /// How often a measurement is repeated that others disturbed, before it is kept and marked.
+    #[arg(long, default_value_t = 6)]
+    retries: usize,
     /// One short round of each case: shows that the benches work, and measures nothing worth quoting.
     #[arg(long)]
     smoke: bool,
@@ -43,11 +46,11 @@ struct Args {
 fn main() -> anyhow::Result<()> {
     let mut args = Args::parse();
     if args.smoke {
-        (args.rounds, args.seconds) = (1, 1);
+        (args.rounds, args.seconds, args.retries) = (1, 1, 0);
     }
     machine::enter_own_namespace().context("benches need root and the ip command")?;
     let programs = Programs::find()?;
-    let plan = measure::Plan { rounds: args.rounds, load: Duration::from_secs(args.seconds), smoke: args.smoke };
+    let plan = measure::Plan { rounds: args.rounds, load: Duration::from_secs(args.seconds), retries: args.retries };
     let wanted = |name: &str| args.cases.is_empty() || args.cases.iter().any(|part| name.contains(part.as_str()));
     let mut results = Vec::new();
     for case in chain::all().into_iter().filter(|case| wanted(case.name)) {

@@ -7,16 +7,14 @@ use std::time::Duration;
 
 /// Share of a core that others may use while a measurement counts.
 const FOREIGN_CORES: f64 = 0.35;
-/// Measurements that are thrown away before the machine is called too busy.
-const RETRIES: usize = 6;
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     pub rounds: usize,
     pub load: Duration,
-    /// Only shows that it works: a busy machine is no reason to measure again.
-    pub smoke: bool,
+    /// Measurements that are thrown away before the machine is called too busy.
+    pub retries: usize,
 }
 
 /// What is loaded: the proxies whose CPU time counts, and where the load goes.
@@ -95,14 +93,12 @@ fn measure(subject: &Subject, load: Load, plan: &Plan, disturbed: &mut bool) -> 
         // What is neither the proxies nor on the load's core is somebody else's.
         let load_core = Duration::from_secs_f64(seen.seconds);
         let share = total.saturating_sub(used + load_core).as_secs_f64() / seen.seconds;
-        if share <= FOREIGN_CORES || plan.smoke {
+        let is_disturbed = share > FOREIGN_CORES;
+        if !is_disturbed || attempt >= plan.retries {
+            *disturbed |= is_disturbed;
             return Ok(sample(subject, seen, used, total));
         }
         eprintln!("  others used {share:.2} of a core; measuring again");
-        if attempt >= RETRIES {
-            *disturbed = true;
-            return Ok(sample(subject, seen, used, total));
-        }
     }
     unreachable!("the loop returns")
 }
