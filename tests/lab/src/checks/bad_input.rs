@@ -6,7 +6,6 @@ use crate::cni::{self, Called};
 use crate::lab::Lab;
 use crate::pods::vip;
 use crate::programs::{self, Program};
-use crate::replay::{BROKEN_LISTENER, Scenario};
 use crate::topology::{CONTROL_PLANE_NAMESPACE, HOSTS, Host};
 use crate::{probe, shell};
 use anyhow::{Context, Result, ensure};
@@ -22,10 +21,6 @@ pub const CHECKS: &[Check] = &[
     Check { name: "a_client_that_speaks_garbage_is_refused_and_harms_nobody", run: garbage },
     Check { name: "the_programs_refuse_callers_without_a_certificate", run: no_certificate },
     Check { name: "the_control_plane_saw_no_refusal", run: no_refusals },
-    Check {
-        name: "a_resource_that_does_not_parse_is_refused_by_name_and_all_else_stays_in_force",
-        run: broken_resource,
-    },
     Check { name: "an_identity_that_is_not_attached_here_gets_no_certificate", run: foreign_identity },
 ];
 
@@ -129,21 +124,6 @@ fn no_refusals(_: &mut Lab) -> Result<()> {
         log["nacks"],
         programs::tail("adapter-host1")
     );
-    Ok(())
-}
-
-/// One listener is garbage: it alone is refused, and requests go on.
-fn broken_resource(lab: &mut Lab) -> Result<()> {
-    lab.push(Scenario::Broken)?;
-    shell::wait_for("a refusal that names the listener", Duration::from_secs(10), || {
-        let log = probe::get(CONTROL_PLANE_NAMESPACE, "127.0.0.1:15011", "/log")?;
-        ensure!(log.contains(BROKEN_LISTENER), "{log}");
-        Ok(())
-    })?;
-    for _ in 0..5 {
-        let answer = get("curl", vip::PRODUCTPAGE, "productpage", "/productpage", &[])?;
-        ensure!(answer.status == 200, "{answer:?}");
-    }
     Ok(())
 }
 

@@ -2,11 +2,15 @@
 
 mod attachment;
 mod authorization;
+mod bad_configuration;
 mod bad_input;
 pub mod bypass;
+mod downtime;
+mod leaks;
 mod protocols;
 mod resilience;
 mod routing;
+mod strangers;
 pub mod wait;
 
 use crate::lab::Lab;
@@ -22,14 +26,18 @@ pub struct Check {
 
 /// All, in the order in which they run.
 pub fn all() -> Vec<Check> {
-    let rooms: [&[Check]; 7] = [
+    let rooms: [&[Check]; 11] = [
         protocols::CHECKS,
         routing::CHECKS,
         authorization::CHECKS,
         bypass::CHECKS,
+        strangers::CHECKS,
         bad_input::CHECKS,
+        bad_configuration::CHECKS,
         attachment::CHECKS,
         resilience::CHECKS,
+        downtime::CHECKS,
+        leaks::CHECKS,
     ];
     rooms.into_iter().flatten().map(|check| Check { ..*check }).collect()
 }
@@ -43,7 +51,9 @@ pub fn run(filter: Option<&str>, keep: bool) -> Result<bool> {
     lab.start_programs()?;
     lab.add_pods()?;
     wait::until_served(&lab)?;
-    let failed: Vec<&str> = chosen.iter().filter(|check| !holds(check, &mut lab)).map(|check| check.name).collect();
+    let recorded = wait::scopes()?;
+    let failed: Vec<&str> =
+        chosen.iter().filter(|check| !holds(check, &mut lab, &recorded)).map(|check| check.name).collect();
     let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
     println!(
         "end-to-end: {verdict}. {} hold; {} don't {}",
@@ -54,7 +64,7 @@ pub fn run(filter: Option<&str>, keep: bool) -> Result<bool> {
     Ok(failed.is_empty())
 }
 
-fn holds(check: &Check, lab: &mut Lab) -> bool {
+fn holds(check: &Check, lab: &mut Lab, recorded: &wait::Scopes) -> bool {
     let started = Instant::now();
     let outcome = (check.run)(lab).and_then(|()| lab.check_alive());
     let seconds = started.elapsed().as_secs_f64();
@@ -63,7 +73,7 @@ fn holds(check: &Check, lab: &mut Lab) -> bool {
         Ok(()) => println!("test {} ... ok ({seconds:.1} s)", check.name),
         Err(error) => println!("test {} ... FAILED ({seconds:.1} s)\n    {error:#}", check.name),
     }
-    if let Err(error) = wait::restored(lab) {
+    if let Err(error) = wait::restored(lab, recorded) {
         println!("    and the lab could not be put back in order: {error:#}");
     }
     is_ok

@@ -21,17 +21,19 @@ pub const CHECKS: &[Check] = &[
 ];
 
 /// Steady load from the product page's pod on the reviews.
-fn load(lab: &Lab, name: &str) -> Result<Load> {
+pub(super) fn load(lab: &Lab, name: &str) -> Result<Load> {
     let mut words = on(vip::REVIEWS, "reviews:9080", "/reviews/0");
     words.extend(["--rate", "200", "--connections", "8", "--seconds", "60"]);
     Load::start(&lab.binaries, pod("productpage-v1")?, name, &words)
 }
 
-fn pause(seconds: f64) {
+/// Lets time pass under load.
+pub(super) fn pause(seconds: f64) {
     std::thread::sleep(Duration::from_secs_f64(seconds));
 }
 
-fn faultless(outcome: &Outcome) -> Result<()> {
+/// Requests were made and all answered.
+pub(super) fn faultless(outcome: &Outcome) -> Result<()> {
     ensure!(outcome.requests > 100, "only {} requests were made", outcome.requests);
     ensure!(outcome.failed == 0, "{} of {} failed: {:?}", outcome.failed, outcome.requests, outcome.failures);
     Ok(())

@@ -2,6 +2,7 @@
 //! certificate service. Node ids choose the recording; `POST /scenario?NAME` pushes another one.
 
 mod certificates;
+mod derived;
 mod discovery;
 mod recordings;
 mod scenario;

@@ -1,9 +1,8 @@
 //! The recorded responses, by workload and scenario; loaded and checked once.
 
-use super::{BROKEN_LISTENER, Scenario};
+use super::{Scenario, derived};
 use anyhow::{Context, Result, bail};
 use mesh_api::Any;
-use mesh_api::envoy::config::listener::v3::Listener;
 use mesh_api::envoy::service::discovery::v3::DiscoveryResponse;
 use mesh_api::type_url;
 use prost::Message;
@@ -65,18 +64,13 @@ fn scenarios(folder: &Path, pod: &str) -> Result<BTreeMap<&'static str, Arc<Tabl
     for (kind, table) in read(&folder.join(Scenario::Shift.as_str()).join(pod))? {
         shift.entry(kind).or_default().extend(table);
     }
-    let mut open = demo.clone();
-    for listener in open.get_mut(type_url::LISTENER).into_iter().flat_map(BTreeMap::values_mut) {
-        *listener = without_authorization(listener)?;
-    }
-    let mut broken = demo.clone();
-    let garbage = Any { type_url: type_url::LISTENER.to_owned(), value: vec![0xff; 16] };
-    broken.entry(type_url::LISTENER).or_default().insert(BROKEN_LISTENER.to_owned(), garbage);
     Ok(BTreeMap::from([
-        (Scenario::Demo.as_str(), Arc::new(demo)),
         (Scenario::Shift.as_str(), Arc::new(shift)),
-        (Scenario::Open.as_str(), Arc::new(open)),
-        (Scenario::Broken.as_str(), Arc::new(broken)),
+        (Scenario::Open.as_str(), Arc::new(derived::open(&demo)?)),
+        (Scenario::Broken.as_str(), Arc::new(derived::broken(&demo))),
+        (Scenario::Dangling.as_str(), Arc::new(derived::dangling(&demo))),
+        (Scenario::Misplaced.as_str(), Arc::new(derived::misplaced(&demo)?)),
+        (Scenario::Demo.as_str(), Arc::new(demo)),
     ]))
 }
 
@@ -110,33 +104,13 @@ fn name_of(kind: &str, resource: &Any) -> Result<String> {
     }
 }
 
-/// The listener as istiod makes it when no AuthorizationPolicy applies.
-fn without_authorization(resource: &Any) -> Result<Any> {
-    use mesh_api::envoy::config::listener::v3::filter::ConfigType;
-    use mesh_api::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
-    let mut listener = Listener::decode(resource.value.as_slice())?;
-    let chains = listener.filter_chains.iter_mut().chain(listener.default_filter_chain.iter_mut());
-    for chain in chains {
-        chain.filters.retain(|filter| filter.name != "envoy.filters.network.rbac");
-        for filter in &mut chain.filters {
-            let Some(ConfigType::TypedConfig(config)) = &mut filter.config_type else { continue };
-            if config.type_url.ends_with("HttpConnectionManager") {
-                let mut manager = HttpConnectionManager::decode(config.value.as_slice())?;
-                manager.http_filters.retain(|filter| filter.name != "envoy.filters.http.rbac");
-                config.value = manager.encode_to_vec();
-            }
-        }
-    }
-    Ok(Any { type_url: resource.type_url.clone(), value: listener.encode_to_vec() })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::manifests::fixtures;
 
     #[test]
-    fn the_shift_changes_routes_only_and_the_open_scenario_listeners_only() {
+    fn each_scenario_changes_one_type_only() {
         let recordings = Recordings::load(&fixtures()).expect("fixtures");
         assert_eq!(recordings.workloads().count(), 8);
         let of = |scenario| recordings.tables("ratings-v1", scenario).expect("recorded");
@@ -147,5 +121,8 @@ mod tests {
         assert_eq!(differing(&shift), [type_url::ROUTE_CONFIGURATION]);
         assert_eq!(differing(&open), [type_url::LISTENER]);
         assert_eq!(demo[type_url::LISTENER].len(), open[type_url::LISTENER].len());
+        assert_eq!(differing(&of(Scenario::Broken)), [type_url::LISTENER]);
+        assert_eq!(differing(&of(Scenario::Dangling)), [type_url::CLUSTER]);
+        assert_eq!(differing(&of(Scenario::Misplaced)), [type_url::CLUSTER_LOAD_ASSIGNMENT]);
     }
 }

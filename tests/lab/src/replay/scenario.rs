@@ -14,6 +14,10 @@ pub enum Scenario {
     Open,
     /// `0-demo` with one listener more, whose content is garbage.
     Broken,
+    /// `0-demo` without two clusters, which a listener (of mongodb) and a route (to details) go on naming.
+    Dangling,
+    /// `0-demo` with the endpoints of two services at addresses of pods that have another identity.
+    Misplaced,
 }
 
 /// The listener that does not parse.
@@ -21,7 +25,7 @@ pub const BROKEN_LISTENER: &str = "broken-listener";
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Demo, Self::Shift, Self::Open, Self::Broken];
+    pub const ALL: [Self; 6] = [Self::Demo, Self::Shift, Self::Open, Self::Broken, Self::Dangling, Self::Misplaced];
 
     /// As in the control address.
     pub fn as_str(self) -> &'static str {
@@ -30,6 +34,8 @@ impl Scenario {
             Self::Shift => "0-demo-shift",
             Self::Open => "0-demo-open",
             Self::Broken => "0-demo-broken",
+            Self::Dangling => "0-demo-dangling",
+            Self::Misplaced => "0-demo-misplaced",
         }
     }
 }
