@@ -10,6 +10,8 @@ use crate::upstream::dns::Names;
 use crate::workers::Workers;
 use crate::{steering, tls};
 use clap::{Parser, ValueEnum};
+use mesh_api::envoy::config::core::v3::Node;
+use mesh_api::envoy_pb::google::protobuf::value::Kind;
 use service::logging::LogArgs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -87,16 +89,26 @@ impl Arguments {
         }
     }
 
-    fn settings(&self, hostname: String) -> Settings {
+    fn settings(&self, node: &Node) -> Settings {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Settings {
             workers: self.concurrency.map_or(cores, usize::from),
             drain_time: Duration::from_secs(self.drain_time_s),
             hop_log: self.hop_log.clone(),
             log_flush: Duration::from_millis(self.file_flush_interval_msec),
-            hostname,
+            hostname: node.id.clone(),
+            cluster_id: cluster_id(node),
             started: Instant::now(),
         }
+    }
+}
+
+/// Metadata `CLUSTER_ID` of the node; Istio's own default where it is not given.
+fn cluster_id(node: &Node) -> String {
+    let value = node.metadata.as_ref().and_then(|metadata| metadata.fields.get("CLUSTER_ID"));
+    match value.and_then(|value| value.kind.as_ref()) {
+        Some(Kind::StringValue(text)) if !text.is_empty() => text.clone(),
+        _ => "Kubernetes".to_owned(),
     }
 }
 
@@ -114,7 +126,7 @@ pub async fn serve(
 ) -> Result<(), StartError> {
     let (text, _) = arguments.bootstrap()?;
     let mut configuration = Configuration::load(&text)?;
-    let settings = arguments.settings(configuration.node().id.clone());
+    let settings = arguments.settings(configuration.node());
     let flush = settings.log_flush;
     let shared = Arc::new(Shared {
         settings,

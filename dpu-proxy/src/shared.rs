@@ -74,6 +74,8 @@ pub struct Settings {
     pub log_flush: Duration,
     /// Node id, for logs and `%HOSTNAME%`.
     pub hostname: String,
+    /// The node's mesh cluster, for metrics.
+    pub cluster_id: String,
     pub started: Instant,
 }
 

@@ -1,6 +1,7 @@
 //! One attempt: a host, the callee's rules when it is on this host, a connection, the request sent,
 //! the response's head awaited.
 
+use super::callee;
 use super::decide;
 use super::flight::Failure;
 use super::plan::{Hop, Plan};
@@ -8,6 +9,7 @@ use super::pool::{self, AcquireError, Upstream};
 use super::reply::Reply;
 use super::request::Request;
 use super::session::Pass;
+use crate::connection::Connection;
 use crate::local;
 use crate::stream_info::UpstreamInfo;
 use crate::upstream::{ConnectError, ConnectErrorKind, Host, Outcome, TargetOptions, target};
@@ -33,8 +35,9 @@ pub enum Attempt {
     Failed(Failure),
 }
 
-/// Makes one attempt.
+/// Makes one attempt of the caller's.
 pub async fn attempt(request: &mut Request<'_>, plan: &mut Plan<'_>) -> Attempt {
+    request.end_callee();
     let now = Instant::now();
     plan.attempted_at = now;
     request.clock.attempt(now);
@@ -52,28 +55,25 @@ pub async fn attempt(request: &mut Request<'_>, plan: &mut Plan<'_>) -> Attempt 
     plan.count_attempt(&host);
     note_upstream(&mut request.scratch.outer, plan, Some(&host));
     decide::address(&mut request.scratch.outer, plan, &host);
-    match enter(request, plan) {
-        Ok(hop) => send(request, plan, hop).await,
-        Err(Entered::Replied(reply)) => Attempt::Replied(reply),
-        Err(Entered::Failed(failure)) => Attempt::Failed(failure),
+    match enter(request, plan, &host) {
+        Ok(Some(callee)) => callee::take(request, plan, callee).await,
+        Ok(None) => {
+            let hop = Hop { cluster: Rc::clone(&plan.cluster), host };
+            send(request, plan, hop).await
+        }
+        Err(failure) => Attempt::Failed(failure),
     }
 }
 
-enum Entered {
-    Replied(Reply),
-    Failed(Failure),
-}
-
-/// Runs the callee's rules when it is on this host; where the request goes then.
-fn enter(request: &mut Request<'_>, plan: &Plan<'_>) -> Result<Hop, Entered> {
-    let caller = plan.hop().ok_or_else(|| Entered::Failed(no_host()))?;
+/// The callee's side, when the host is a workload of this host.
+fn enter(request: &mut Request<'_>, plan: &Plan<'_>, host: &Host) -> Result<Option<Rc<Connection>>, Failure> {
     let session = request.session;
-    let scoped = caller.cluster.scoped();
-    let callee = match session.callee(&scoped, &caller.host, &request.scratch.outer) {
-        None => return Ok(caller),
-        Some(Err(error)) => return Err(Entered::Failed(tls_failure(error.to_string()))),
+    let scoped = plan.cluster.scoped();
+    let callee = match session.callee(&scoped, host, &request.scratch.outer) {
+        None => return Ok(None),
+        Some(Err(error)) => return Err(tls_failure(error.to_string())),
         // A callee that takes it as TCP is reached through its own inbound listener.
-        Some(Ok(callee)) if !matches!(callee.chain.terminal, TerminalFilter::Http(_)) => return Ok(caller),
+        Some(Ok(callee)) if !matches!(callee.chain.terminal, TerminalFilter::Http(_)) => return Ok(None),
         Some(Ok(callee)) => callee,
     };
     if let Some(upstream) = &mut request.scratch.outer.info.upstream {
@@ -82,21 +82,17 @@ fn enter(request: &mut Request<'_>, plan: &Plan<'_>) -> Result<Hop, Entered> {
         upstream.peer = callee.tls.as_ref().map(local::shown_by_callee);
     }
     if let Err(denied) = crate::authorize::network(&callee, &session.worker.stats) {
-        return Err(Entered::Failed(tls_failure(denied)));
+        return Err(tls_failure(denied));
     }
-    decide::enter_callee(&session.worker, callee, request.scratch).map_err(Entered::Replied)
+    Ok(Some(callee))
 }
 
 fn tls_failure(reason: String) -> Failure {
     Failure::Connect(ConnectError::new(ConnectErrorKind::Tls, reason))
 }
 
-fn no_host() -> Failure {
-    Failure::Connect(ConnectError::new(ConnectErrorKind::Connect, "no host was chosen"))
-}
-
 /// Sends the request to a hop and waits for the response's head.
-async fn send(request: &mut Request<'_>, plan: &mut Plan<'_>, hop: Hop) -> Attempt {
+pub async fn send(request: &mut Request<'_>, plan: &mut Plan<'_>, hop: Hop) -> Attempt {
     let mut upstream = match acquire(request, &hop).await {
         Ok(upstream) => upstream,
         Err(failure) => {
@@ -132,7 +128,14 @@ async fn send(request: &mut Request<'_>, plan: &mut Plan<'_>, hop: Hop) -> Attem
             Attempt::Answered(upstream, meta)
         }
         Err(failure) => {
-            if matches!(failure, Failure::Upstream(_) | Failure::Timeout | Failure::PerTryTimeout) {
+            if matches!(
+                failure,
+                Failure::Upstream(_)
+                    | Failure::Timeout
+                    | Failure::PerTryTimeout
+                    | Failure::CalleeTimeout
+                    | Failure::CalleePerTryTimeout
+            ) {
                 plan.report(Outcome::LocalOrigin);
                 plan.count_failure(&failure);
             }
@@ -145,7 +148,7 @@ async fn send(request: &mut Request<'_>, plan: &mut Plan<'_>, hop: Hop) -> Attem
 fn fail_connect(request: &mut Request<'_>, plan: &mut Plan<'_>, failure: &Failure) {
     let Failure::Connect(error) = failure else { return };
     plan.report(Outcome::LocalOrigin);
-    if let Some(upstream) = &mut request.scratch.outer.info.upstream {
+    if let Some(upstream) = &mut request.scratch.last_mut().info.upstream {
         upstream.transport_failure = error.transport_failure_reason();
     }
 }

@@ -1,10 +1,8 @@
 //! Where the data path asks the core: what becomes of a request, and of a response.
 
-use super::filters;
-use super::plan::{Hop, Limits, Plan, Retries};
+use super::plan::{Limits, Plan, Retries};
 use super::reply::Reply;
-use super::session::{Chosen, Pass, Scratch};
-use crate::connection::Connection;
+use super::session::{Chosen, Pass};
 use crate::stream_info::{ResponseFlags, UpstreamInfo};
 use crate::telemetry::Context;
 use crate::upstream::{Host, NoEndpoint, PickContext};
@@ -17,7 +15,7 @@ use dpu_proxy_core::matching::route::{self, RouteDecision, RouteFacts};
 use dpu_proxy_core::matching::virtual_host;
 use dpu_proxy_core::model::{
     Cluster, HostRewrite, HttpConnectionManager, RouteAction, RouteActionKind, RouteConfig, RouteSource,
-    TerminalFilter, UnderscoresInHeaders, UpstreamProtocol,
+    UnderscoresInHeaders, UpstreamProtocol,
 };
 use dpu_proxy_core::policy::cors::{self, CorsPolicies};
 use dpu_proxy_core::policy::headers::EditLevels;
@@ -29,7 +27,7 @@ use dpu_proxy_core::policy::xfcc::{self, ClientCertificate};
 use dpu_proxy_core::policy::{redirect, rewrite};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// What the connection manager does with a request before its filters.
 pub fn admit(worker: &Worker, pass: &mut Pass, meta: &RequestMeta) -> Result<(), Reply> {
@@ -216,11 +214,14 @@ pub fn plan<'a>(worker: &Rc<Worker>, pass: &mut Pass, chosen: Option<&'a Chosen>
     let action = match &chosen.route.action {
         RouteActionKind::Forward(action) => action,
         RouteActionKind::DirectResponse { status, body } => {
-            pass.is_direct = true;
-            return Err(Reply::new(*status, "direct_response").body(body.clone()));
+            let location = redirect::of_direct_response(*status, &pass.head);
+            let reply = Reply::new(*status, "direct_response").body(body.clone());
+            return Err(match location {
+                Some(location) => reply.header("location", String::from_utf8_lossy(&location)),
+                None => reply,
+            });
         }
         RouteActionKind::Redirect(redirect) => {
-            pass.is_direct = true;
             let location = redirect::location(redirect, &chosen.route.matches, &pass.head);
             let location = String::from_utf8_lossy(&location).into_owned();
             return Err(Reply::new(redirect.status, "direct_response").header("location", location));
@@ -270,7 +271,9 @@ fn prepare<'a>(
     let tells_original = !manager.router.suppress_envoy_headers;
     rewrite::rewrite(&chosen.route.matches, action, chosen.weighted_cluster(), tells_original, &mut pass.head);
     let limits = Limits {
-        timeout: earlier(timeouts.global, action.max_stream_duration),
+        timeout: timeouts.global,
+        stream_timeout: timeouts.stream,
+        avoids_tried: policy.is_some_and(|policy| policy.avoid_previous_hosts),
         per_try_timeout: timeouts.per_try,
         idle_timeout: action.idle_timeout,
         timeouts,
@@ -290,16 +293,12 @@ fn hash(pass: &mut Pass, action: &RouteAction) -> Option<u64> {
     found.hash
 }
 
-fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
-    a.into_iter().chain(b).min()
-}
-
 /// Chooses a host for the next attempt.
 pub fn pick(plan: &Plan<'_>, pass: &Pass) -> Result<Rc<Host>, Reply> {
     let context = PickContext {
         hash: plan.hash,
         original_destination: Some(pass.connection.original_destination),
-        avoid: &plan.tried,
+        avoid: if plan.avoids_tried { &plan.tried } else { &[] },
     };
     plan.cluster.pick(&context).map_err(|error| {
         let reply = local(LocalReply::no_healthy_upstream()).flag(ResponseFlags::NO_HEALTHY_UPSTREAM);
@@ -315,7 +314,7 @@ pub fn address(pass: &mut Pass, plan: &Plan<'_>, host: &Host) {
     if pass.info.attempts > 1 {
         let elapsed = pass.info.started.elapsed();
         let router = &pass.manager.router;
-        timeout::write_expected(&plan.timeouts, elapsed, router, false, &mut pass.head);
+        timeout::write_expected(&plan.timeouts, elapsed, router, &mut pass.head);
     }
     let Some(chosen) = &pass.chosen else { return };
     let Some(action) = chosen.action() else { return };
@@ -344,33 +343,6 @@ pub fn alpn<'a>(pass: &'a Pass, cluster: &Cluster) -> Option<&'a [String]> {
     Some(names.as_slice()).filter(|names| !names.is_empty())
 }
 
-/// Runs the rules of a callee on this host; where the request goes then.
-pub fn enter_callee(worker: &Rc<Worker>, callee: Rc<Connection>, scratch: &mut Scratch) -> Result<Hop, Reply> {
-    let TerminalFilter::Http(manager) = &callee.chain.terminal else {
-        return Err(super::outcome::no_http());
-    };
-    let manager = Arc::clone(manager);
-    let outer = &scratch.outer;
-    let inner = scratch.inner.get_or_insert_with(|| Pass::new(Rc::clone(&callee), Arc::clone(&manager)));
-    inner.begin_callee(callee, manager, outer);
-    let meta = RequestMeta {
-        has_host: true,
-        upgrade: inner.head.headers.get(b"upgrade").is_some(),
-        connect: inner.head.method() == b"CONNECT",
-        ..RequestMeta::default()
-    };
-    admit(worker, inner, &meta)?;
-    // A delay of the callee's would be injected at the caller's already.
-    filters::run(worker, inner)?;
-    let chosen = inner.chosen.clone();
-    let plan = plan(worker, inner, chosen.as_ref())?;
-    let host = pick(&plan, inner)?;
-    inner.info.attempts = 1;
-    address(inner, &plan, &host);
-    super::attempt::note_upstream(inner, &plan, Some(&host));
-    Ok(Hop { cluster: Rc::clone(&plan.cluster), host })
-}
-
 /// What is done to the response of an upstream before it goes on.
 pub fn upstream_response(worker: &Worker, pass: &mut Pass, response: &mut ResponseHead, attempted_at: Instant) {
     if !pass.manager.router.suppress_envoy_headers && response.status != 101 {
@@ -382,16 +354,19 @@ pub fn upstream_response(worker: &Worker, pass: &mut Pass, response: &mut Respon
     leave(worker, pass, response);
 }
 
-/// What is done to an answer of our own.
-pub fn local_response(worker: &Worker, pass: &mut Pass, response: &mut ResponseHead) {
-    if pass.is_direct {
-        edit(worker, pass, response);
-    }
+/// Makes an answer of our own; its body.
+pub fn local_response(worker: &Worker, pass: &mut Pass, reply: &Reply, response: &mut ResponseHead) -> Vec<u8> {
+    pass.info.flags.insert(reply.flags);
+    pass.info.status = if route::is_grpc(&pass.head) { 200 } else { reply.status };
+    pass.details(&reply.details);
+    let body = reply.head(&pass.head, response, |response| edit(worker, pass, response)).to_vec();
     leave(worker, pass, response);
+    pass.info.grpc_status = response.headers.get_str("grpc-status").and_then(|status| status.parse().ok());
+    body
 }
 
 /// The route's edits.
-fn edit(worker: &Worker, pass: &mut Pass, response: &mut ResponseHead) {
+fn edit(worker: &Worker, pass: &Pass, response: &mut ResponseHead) {
     let Some(chosen) = &pass.chosen else { return };
     let matched = chosen.matched();
     let context = Context {

@@ -10,7 +10,7 @@ use dpu_proxy_core::matching::route;
 use dpu_proxy_core::model::{Fault, FaultStatus, HttpFilter, HttpRbac};
 use dpu_proxy_core::policy::cors::{self, CorsDecision, CorsPolicies};
 use dpu_proxy_core::policy::rbac::{self, RbacFacts};
-use dpu_proxy_core::policy::{fault, grpc, overrides};
+use dpu_proxy_core::policy::{fault, overrides};
 use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -110,7 +110,8 @@ fn abort(pass: &mut Pass, status: FaultStatus) -> Reply {
     pass.info.flags.insert(ResponseFlags::FAULT_INJECTED);
     let (status, grpc_status) = match status {
         FaultStatus::Http(status) => (status, None),
-        FaultStatus::Grpc(status) => (grpc::to_http(status), Some(status)),
+        // A request that is no gRPC call gets 200, as Envoy answers it.
+        FaultStatus::Grpc(status) => (200, Some(status)),
     };
     Reply::new(status, fault::ABORT_DETAILS).text(fault::ABORT_BODY).grpc(grpc_status)
 }

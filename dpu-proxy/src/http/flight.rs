@@ -28,6 +28,11 @@ pub enum Failure {
     /// Of the whole request.
     Timeout,
     PerTryTimeout,
+    /// `max_stream_duration`.
+    StreamTimeout,
+    /// Of the whole request, as a callee on this host limits it.
+    CalleeTimeout,
+    CalleePerTryTimeout,
     /// Nothing moved for too long.
     Idle,
     /// The request took longer than it may to come.
@@ -40,6 +45,8 @@ pub struct Deadlines {
     /// Route timeout: counts from the end of the request.
     pub route: Option<Duration>,
     pub per_try: Option<Duration>,
+    /// When the stream must have ended.
+    pub stream: Option<Instant>,
     pub idle: Option<Duration>,
     /// Until when the request must have been received.
     pub request: Option<Instant>,
@@ -51,6 +58,8 @@ pub struct Clock {
     pub deadlines: Deadlines,
     route_at: Option<Instant>,
     per_try_at: Option<Instant>,
+    callee_at: Option<Instant>,
+    callee_try_at: Option<Instant>,
     idle_at: Option<Instant>,
     moved: u64,
 }
@@ -67,23 +76,38 @@ impl Clock {
     /// An attempt begins.
     pub fn attempt(&mut self, now: Instant) {
         self.per_try_at = self.deadlines.per_try.map(|timeout| now + timeout);
+        (self.callee_at, self.callee_try_at) = (None, None);
         self.idle_at = self.deadlines.idle.map(|timeout| now + timeout);
+    }
+
+    /// A callee on this host takes the request.
+    pub fn begin_callee(&mut self, route: Option<Duration>, stream: Option<Duration>) {
+        let limit = route.into_iter().chain(stream).min();
+        self.callee_at = limit.map(|limit| Instant::now() + limit);
+    }
+
+    /// It makes an attempt.
+    pub fn attempt_of_callee(&mut self, now: Instant, per_try: Option<Duration>) {
+        self.callee_try_at = per_try.map(|timeout| now + timeout);
     }
 
     /// A response came: the attempt's own limit is kept.
     pub fn response_started(&mut self) {
-        self.per_try_at = None;
+        (self.per_try_at, self.callee_try_at) = (None, None);
     }
 
     /// For an upgraded connection only the idle limit counts.
     pub fn tunnel(&mut self) {
         (self.route_at, self.per_try_at, self.deadlines.request) = (None, None, None);
+        (self.callee_at, self.callee_try_at) = (None, None);
     }
 
     /// Ready when a deadline passed. `moved` counts bytes.
     pub fn poll(&mut self, cx: &mut Context<'_>, timer: &mut Timer, moved: u64) -> Poll<Failure> {
         loop {
             let limits = earlier(earlier(self.route_at, self.per_try_at), self.deadlines.request);
+            let limits = earlier(limits, self.deadlines.stream);
+            let limits = earlier(limits, earlier(self.callee_at, self.callee_try_at));
             let Some(deadline) = earlier(limits, self.idle_at) else { return Poll::Pending };
             ready!(timer.poll(cx, deadline));
             let now = Instant::now();
@@ -93,6 +117,15 @@ impl Clock {
             }
             if is_over(self.per_try_at) {
                 return Poll::Ready(Failure::PerTryTimeout);
+            }
+            if is_over(self.deadlines.stream) {
+                return Poll::Ready(Failure::StreamTimeout);
+            }
+            if is_over(self.callee_at) {
+                return Poll::Ready(Failure::CalleeTimeout);
+            }
+            if is_over(self.callee_try_at) {
+                return Poll::Ready(Failure::CalleePerTryTimeout);
             }
             if is_over(self.deadlines.request) {
                 return Poll::Ready(Failure::RequestTimeout);

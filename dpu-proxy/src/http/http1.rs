@@ -203,7 +203,7 @@ async fn too_slow(session: &Session, leg: &mut Leg, scratch: &mut Scratch) {
     scratch.outer.begin(session, Instant::now(), SystemTime::now());
     scratch.outer.head.clear();
     scratch.response.clear();
-    answer(session, leg, scratch, &Reply::new(408, "request_header_timeout").text("Request Timeout")).await;
+    answer(session, leg, scratch, &Reply::new(408, "request_header_timeout").text("request header timeout")).await;
     linger(session, leg, scratch).await;
 }
 

@@ -1,12 +1,14 @@
 //! The HTTP data path.
 //!
 //! * `http1`, `http2`: the downstream side, up to a request's head. `wire`, `leg`: connections of both sides.
-//! * `request`: one request: decided (`decide`), forwarded (`plan`, `attempt`, `flight`), answered (`reply`).
+//! * `request`: one request: decided (`decide`), forwarded (`plan`, `attempt`, `flight`; `callee`: through a callee of
+//!   this host), answered (`reply`).
 //! * `pool`: upstream connections. `buffer`, `timer`: memory and clocks that cost nothing while nothing happens.
 //! * `session`: what requests of one connection share and use again.
 
 mod attempt;
 mod buffer;
+mod callee;
 mod date;
 mod decide;
 mod filters;

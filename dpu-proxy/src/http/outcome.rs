@@ -17,10 +17,13 @@ pub fn reply(failure: &Failure, was_retried: bool, is_request_whole: bool) -> Re
         Failure::Request(LegError::Malformed(details)) => {
             Reply::new(400, *details).text("Bad Request").flag(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR)
         }
-        Failure::Timeout => Reply::from(LocalReply::timeout()).flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT),
-        Failure::PerTryTimeout => {
+        Failure::Timeout | Failure::CalleeTimeout => {
+            Reply::from(LocalReply::timeout()).flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT)
+        }
+        Failure::PerTryTimeout | Failure::CalleePerTryTimeout => {
             Reply::from(LocalReply::per_try_timeout()).flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT)
         }
+        Failure::StreamTimeout => Reply::from(LocalReply::max_stream_duration(is_request_whole)),
         Failure::Idle => {
             Reply::from(LocalReply::stream_idle_timeout(is_request_whole)).flag(ResponseFlags::STREAM_IDLE_TIMEOUT)
         }
@@ -75,13 +78,14 @@ pub fn cut(failure: &Failure, pass: &mut Pass) {
             "upstream_reset_after_response_started{connection_termination}",
             ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
         ),
-        Failure::Upstream(LegError::Reset(_)) => {
+        Failure::Upstream(LegError::Reset(_)) | Failure::CalleeTimeout | Failure::CalleePerTryTimeout => {
             ("upstream_reset_after_response_started{remote_reset}", ResponseFlags::UPSTREAM_REMOTE_RESET)
         }
         Failure::Upstream(LegError::Malformed(_) | LegError::Ended) => {
             ("upstream_reset_after_response_started{protocol_error}", ResponseFlags::UPSTREAM_PROTOCOL_ERROR)
         }
         Failure::Timeout | Failure::PerTryTimeout => ("response_timeout", ResponseFlags::UPSTREAM_REQUEST_TIMEOUT),
+        Failure::StreamTimeout => ("max_duration_timeout", ResponseFlags::default()),
         Failure::Idle => ("stream_idle_timeout", ResponseFlags::STREAM_IDLE_TIMEOUT),
         Failure::RequestTimeout => ("request_overall_timeout", ResponseFlags::default()),
         Failure::Request(_) => ("http1.codec_error", ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR),

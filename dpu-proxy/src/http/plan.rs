@@ -21,8 +21,12 @@ pub struct Plan<'a> {
     pub cluster: Rc<ClusterRuntime>,
     pub scoped: Arc<ScopedCluster>,
     pub timeout: Option<Duration>,
+    /// Of the stream, from its beginning.
+    pub stream_timeout: Option<Duration>,
     pub per_try_timeout: Option<Duration>,
     pub idle_timeout: Option<Duration>,
+    /// A retry goes to a host that was not tried, where there is one.
+    pub avoids_tried: bool,
     pub retries: Retries<'a>,
     pub timeouts: Timeouts,
     /// Of the route's hash policy.
@@ -32,9 +36,33 @@ pub struct Plan<'a> {
     /// That of the attempt in progress.
     pub host: Option<Rc<Host>>,
     pub attempted_at: Instant,
+    /// What a callee on this host did with it.
+    pub beyond: Option<Beyond>,
     active: Option<ActiveRequest>,
+    counted: Counted,
+    permit: Permit,
+}
+
+/// A callee's plan whose attempt stands: what is counted until the response ended.
+pub struct Beyond {
+    pub cluster: Rc<ClusterRuntime>,
+    pub attempted_at: Instant,
+    _active: Option<ActiveRequest>,
     _counted: Counted,
     _permit: Permit,
+}
+
+impl Beyond {
+    /// Of the callee's plan.
+    pub fn of(plan: Plan<'_>) -> Self {
+        Self {
+            cluster: plan.cluster,
+            attempted_at: plan.attempted_at,
+            _active: plan.active,
+            _counted: plan.counted,
+            _permit: plan.permit,
+        }
+    }
 }
 
 /// Counts a request of a cluster as active while it lives.
@@ -56,6 +84,8 @@ pub struct Hop {
 #[derive(Debug, Default)]
 pub struct Limits {
     pub timeout: Option<Duration>,
+    pub stream_timeout: Option<Duration>,
+    pub avoids_tried: bool,
     pub per_try_timeout: Option<Duration>,
     pub idle_timeout: Option<Duration>,
     pub timeouts: Timeouts,
@@ -130,8 +160,14 @@ fn as_reset(failure: &Failure) -> Option<Reset> {
         Failure::Connect(_) => Some(Reset::ConnectFailure),
         Failure::Upstream(LegError::Reset(h2::Reason::REFUSED_STREAM)) => Some(Reset::RefusedStream),
         Failure::Upstream(_) => Some(Reset::Other { started: true }),
-        Failure::PerTryTimeout => Some(Reset::PerTryTimeout),
-        Failure::Request(_) | Failure::ClientGone | Failure::Timeout | Failure::Idle | Failure::RequestTimeout => None,
+        Failure::PerTryTimeout | Failure::CalleePerTryTimeout => Some(Reset::PerTryTimeout),
+        Failure::Request(_)
+        | Failure::ClientGone
+        | Failure::Timeout
+        | Failure::CalleeTimeout
+        | Failure::StreamTimeout
+        | Failure::Idle
+        | Failure::RequestTimeout => None,
     }
 }
 
@@ -147,6 +183,8 @@ impl<'a> Plan<'a> {
         Some(Self {
             scoped: cluster.scoped(),
             timeout: limits.timeout,
+            stream_timeout: limits.stream_timeout,
+            avoids_tried: limits.avoids_tried,
             per_try_timeout: limits.per_try_timeout,
             idle_timeout: limits.idle_timeout,
             retries,
@@ -155,17 +193,17 @@ impl<'a> Plan<'a> {
             tried: SmallVec::new(),
             host: None,
             attempted_at: Instant::now(),
+            beyond: None,
             active: None,
-            _counted: Counted(active),
-            _permit: permit,
+            counted: Counted(active),
+            permit,
             cluster,
         })
     }
 
-    /// The hop of the attempt in progress.
-    pub fn hop(&self) -> Option<Hop> {
-        let host = Rc::clone(self.host.as_ref()?);
-        Some(Hop { cluster: Rc::clone(&self.cluster), host })
+    /// The cluster of the connection that is used.
+    pub fn hop_cluster(&self) -> Arc<ScopedCluster> {
+        self.beyond.as_ref().map_or(&self.cluster, |beyond| &beyond.cluster).scoped()
     }
 
     /// Counts an attempt to `host`.
@@ -184,7 +222,9 @@ impl<'a> Plan<'a> {
     /// Counts a failed attempt.
     pub fn count_failure(&self, failure: &Failure) {
         match failure {
-            Failure::Timeout | Failure::PerTryTimeout => self.cluster.stats.request_timeouts.inc(),
+            Failure::Timeout | Failure::PerTryTimeout | Failure::CalleeTimeout | Failure::CalleePerTryTimeout => {
+                self.cluster.stats.request_timeouts.inc()
+            }
             Failure::Upstream(_) => self.cluster.stats.request_resets.inc(),
             _ => {}
         }
@@ -192,7 +232,9 @@ impl<'a> Plan<'a> {
 
     /// Counts the bytes of a request that ended.
     pub fn ended(&self, sent: u64, received: u64) {
-        self.cluster.stats.bytes_sent.add(sent);
-        self.cluster.stats.bytes_received.add(received);
+        for cluster in [&self.cluster].into_iter().chain(self.beyond.as_ref().map(|beyond| &beyond.cluster)) {
+            cluster.stats.bytes_sent.add(sent);
+            cluster.stats.bytes_received.add(received);
+        }
     }
 }

@@ -32,6 +32,14 @@ pub enum After {
     Abort,
 }
 
+/// Whose rules an attempt is made by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Caller,
+    /// On this host, in the same pass.
+    Callee,
+}
+
 /// A request in progress.
 pub struct Request<'a> {
     pub session: &'a Session,
@@ -100,6 +108,21 @@ impl Request<'_> {
         .await
     }
 
+    /// The same within the limits of the request.
+    pub async fn wait(&mut self, time: Duration) -> Result<(), Failure> {
+        let deadline = Instant::now() + time;
+        poll_fn(|cx| {
+            if self.poll_client_gone(cx).is_ready() {
+                return Poll::Ready(Err(Failure::ClientGone));
+            }
+            if let Poll::Ready(failure) = self.clock.poll(cx, &mut self.scratch.timer, 0) {
+                return Poll::Ready(Err(failure));
+            }
+            self.scratch.timer.poll(cx, deadline).map(Ok)
+        })
+        .await
+    }
+
     /// Watches the client where its body is not being read.
     fn poll_client_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.down.poll_flush(cx).map(|result| result.is_err()) == Poll::Ready(true) {
@@ -111,61 +134,90 @@ impl Request<'_> {
     async fn forward(&mut self, mut plan: Plan<'_>) -> After {
         self.clock.deadlines.route = plan.timeout;
         self.clock.deadlines.per_try = plan.per_try_timeout;
+        self.clock.deadlines.stream = plan.stream_timeout.map(|timeout| self.scratch.outer.info.started + timeout);
         self.clock.deadlines.idle = plan.idle_timeout.or(self.clock.deadlines.idle);
         let limit = self.session.connection.listener.per_connection_buffer_limit_bytes as usize;
+        if !self.has_body() {
+            self.clock.request_ended(Instant::now());
+        }
         self.scratch.replay.begin(if plan.retries.is_possible() { limit } else { 0 });
         loop {
             match attempt(self, &mut plan).await {
                 Attempt::Answered(upstream, meta) => {
-                    if let Some(pause) = self.retry_after_response(&mut plan) {
-                        drop(upstream);
-                        if self.pause(pause).await.is_err() {
-                            return self.abandoned();
-                        }
-                        continue;
+                    let Some(pause) = self.retry_after_response(&mut plan, Side::Caller) else {
+                        return self.respond(plan, upstream, meta).await;
+                    };
+                    drop(upstream);
+                    plan.beyond = None;
+                    if let Err(failure) = self.pause(pause).await {
+                        return self.fail(&plan, &failure).await;
                     }
-                    return self.respond(plan, upstream, meta).await;
                 }
-                Attempt::Replied(reply) => return self.respond_for_callee(&plan, &reply).await,
-                Attempt::Unavailable(reply) => return self.answer(&reply).await,
-                Attempt::Failed(Failure::ClientGone) => return self.abandoned(),
-                Attempt::Failed(failure) => {
-                    if let Some(pause) = self.retry_after_failure(&mut plan, &failure) {
-                        if self.pause(pause).await.is_err() {
-                            return self.abandoned();
-                        }
-                        continue;
+                Attempt::Replied(reply) => {
+                    let body = self.make_callee_response(&reply);
+                    let Some(pause) = self.retry_after_response(&mut plan, Side::Caller) else {
+                        return self.respond_for_callee(&plan, &body).await;
+                    };
+                    if let Err(failure) = self.pause(pause).await {
+                        return self.fail(&plan, &failure).await;
                     }
-                    let is_whole = self.pump.is_done() || self.down.is_body_ended();
-                    let reply = outcome::reply(&failure, plan.retries.was_retried(), is_whole);
-                    return self.answer(&reply).await;
+                }
+                Attempt::Unavailable(reply) => return self.answer(&reply).await,
+                Attempt::Failed(failure) => {
+                    let Some(pause) = self.retry_after_failure(&mut plan, &failure, Side::Caller) else {
+                        return self.fail(&plan, &failure).await;
+                    };
+                    if let Err(failure) = self.pause(pause).await {
+                        return self.fail(&plan, &failure).await;
+                    }
                 }
             }
         }
     }
 
-    async fn pause(&mut self, time: Duration) -> Result<(), ()> {
-        self.pump.restart();
-        if time.is_zero() { Ok(()) } else { self.delay(time).await }
+    /// There is no response.
+    async fn fail(&mut self, plan: &Plan<'_>, failure: &Failure) -> After {
+        if matches!(failure, Failure::ClientGone) {
+            return self.abandoned();
+        }
+        let reply = outcome::reply(failure, plan.retries.was_retried(), self.is_request_whole());
+        self.answer(&reply).await
     }
 
-    fn retry_after_response(&mut self, plan: &mut Plan<'_>) -> Option<Duration> {
+    /// True when the request was received to its end.
+    pub fn is_request_whole(&self) -> bool {
+        self.pump.is_done() || self.down.is_body_ended()
+    }
+
+    /// Before another attempt.
+    pub async fn pause(&mut self, time: Duration) -> Result<(), Failure> {
+        self.pump.restart();
+        if time.is_zero() { Ok(()) } else { self.wait(time).await }
+    }
+
+    /// The pause before another attempt, if the response is not to stand.
+    pub fn retry_after_response(&mut self, plan: &mut Plan<'_>, side: Side) -> Option<Duration> {
         if !plan.retries.is_possible() || !self.scratch.replay.is_complete() {
             return None;
         }
         let decision = plan.retries.after_response(&self.scratch.response, &plan.cluster, self.session.worker.random());
-        self.note(plan, decision)
+        self.note(plan, decision, side)
     }
 
-    fn retry_after_failure(&mut self, plan: &mut Plan<'_>, failure: &Failure) -> Option<Duration> {
+    /// The pause before another attempt, if there is one.
+    pub fn retry_after_failure(&mut self, plan: &mut Plan<'_>, failure: &Failure, side: Side) -> Option<Duration> {
         if !plan.retries.is_possible() || !self.scratch.replay.is_complete() {
             return None;
         }
         let decision = plan.retries.after_failure(failure, &plan.cluster, self.session.worker.random());
-        self.note(plan, decision)
+        self.note(plan, decision, side)
     }
 
-    fn note(&mut self, plan: &mut Plan<'_>, decision: Again) -> Option<Duration> {
+    fn note(&mut self, plan: &mut Plan<'_>, decision: Again, side: Side) -> Option<Duration> {
+        let info = match side {
+            Side::Caller => &mut self.scratch.outer.info,
+            Side::Callee => &mut self.scratch.last_mut().info,
+        };
         match decision {
             Again::No => None,
             Again::After(pause) => {
@@ -173,11 +225,11 @@ impl Request<'_> {
                 Some(pause)
             }
             Again::LimitExceeded => {
-                self.scratch.outer.info.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+                info.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
                 None
             }
             Again::Overflow => {
-                self.scratch.outer.info.flags.insert(ResponseFlags::UPSTREAM_OVERFLOW);
+                info.flags.insert(ResponseFlags::UPSTREAM_OVERFLOW);
                 None
             }
         }
@@ -210,7 +262,7 @@ impl Request<'_> {
             Ok(()) => {
                 let is_whole = self.pump.is_done() && meta.keep_alive && !meta.upgrade;
                 if is_whole {
-                    upstream.lease.release(upstream.leg, &plan.cluster.scoped().cluster);
+                    upstream.lease.release(upstream.leg, &plan.hop_cluster().cluster);
                 }
                 self.after(close || meta.upgrade)
             }
@@ -239,15 +291,17 @@ impl Request<'_> {
         After::Abort
     }
 
-    /// The response of a callee on this host that answered by itself.
-    async fn respond_for_callee(&mut self, plan: &Plan<'_>, reply: &Reply) -> After {
+    /// Makes the answer of a callee on this host that answered by itself; its body.
+    fn make_callee_response(&mut self, reply: &Reply) -> Vec<u8> {
         let Scratch { inner, response, .. } = &mut *self.scratch;
-        let Some(inner) = inner else { return After::Abort };
-        let body = reply.head(&inner.head, response).to_vec();
-        inner.info.status = reply.status;
-        inner.info.flags.insert(reply.flags);
-        inner.details(&reply.details);
-        decide::local_response(&self.session.worker, inner, response);
+        match inner {
+            Some(inner) if inner.is_begun => decide::local_response(&self.session.worker, inner, reply, response),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Passes it on.
+    async fn respond_for_callee(&mut self, plan: &Plan<'_>, body: &[u8]) -> After {
         self.scratch.outer.details("via_upstream");
         self.scratch.outer.info.attempts = self.scratch.outer.info.attempts.max(1);
         self.scratch.outer.info.status = self.scratch.response.status;
@@ -257,19 +311,14 @@ impl Request<'_> {
             &mut self.scratch.response,
             plan.attempted_at,
         );
-        self.send(&body).await
+        self.send(body).await
     }
 
     /// Answers ourselves.
     pub async fn answer(&mut self, reply: &Reply) -> After {
         let Scratch { outer, response, .. } = &mut *self.scratch;
         self.is_last |= reply.closes;
-        let body = reply.head(&outer.head, response).to_vec();
-        outer.info.flags.insert(reply.flags);
-        outer.info.status = response.status;
-        outer.details(&reply.details);
-        decide::local_response(&self.session.worker, outer, response);
-        outer.info.grpc_status = response.headers.get_str("grpc-status").and_then(|status| status.parse().ok());
+        let body = decide::local_response(&self.session.worker, outer, reply, response);
         match self.send(&body).await {
             After::Close if reply.closes => After::Linger,
             after => after,
@@ -304,10 +353,11 @@ impl Request<'_> {
     fn edit_response(&mut self, plan: &Plan<'_>) {
         let Scratch { outer, inner, response, .. } = &mut *self.scratch;
         let worker = &self.session.worker;
-        if let Some(inner) = inner {
+        if let Some(inner) = inner.as_mut().filter(|inner| inner.is_begun) {
+            let attempted_at = plan.beyond.as_ref().map_or(plan.attempted_at, |beyond| beyond.attempted_at);
             inner.info.status = response.status;
             inner.details("via_upstream");
-            decide::upstream_response(worker, inner, response, plan.attempted_at);
+            decide::upstream_response(worker, inner, response, attempted_at);
         }
         outer.info.status = response.status;
         outer.details("via_upstream");
@@ -376,10 +426,9 @@ impl Request<'_> {
         After::Abort
     }
 
-    pub fn finish(&mut self) {
+    /// Tells of the end of the callee's part, if one began.
+    pub fn end_callee(&mut self) {
         let Scratch { outer, inner, response, .. } = &mut *self.scratch;
-        outer.info.bytes_received = self.pump.bytes;
-        outer.info.request_ended = self.request_ended.map(|at| at - outer.info.started);
         let answered = Some(&*response).filter(|response| response.status != 0);
         if let Some(inner) = inner {
             inner.info.bytes_received = outer.info.bytes_received;
@@ -391,6 +440,16 @@ impl Request<'_> {
                 inner.is_begun = false;
             }
         }
+    }
+
+    /// Tells of the request's end.
+    pub fn finish(&mut self) {
+        let outer = &mut self.scratch.outer;
+        outer.info.bytes_received = self.pump.bytes;
+        outer.info.request_ended = self.request_ended.map(|at| at - outer.info.started);
+        self.end_callee();
+        let Scratch { outer, response, .. } = &mut *self.scratch;
+        let answered = Some(&*response).filter(|response| response.status != 0);
         outer.finish(&self.session.worker, answered);
     }
 

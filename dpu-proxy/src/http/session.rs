@@ -163,8 +163,6 @@ pub struct Pass {
     pub client: IpAddr,
     /// The virtual host wants TLS.
     pub requires_tls: bool,
-    /// The route answers by itself.
-    pub is_direct: bool,
     pub is_cross_origin: bool,
     /// Made for the hash policy.
     pub set_cookies: Vec<String>,
@@ -187,7 +185,6 @@ impl Pass {
             is_begun: false,
             client: connection.remote.ip(),
             requires_tls: false,
-            is_direct: false,
             is_cross_origin: false,
             set_cookies: Vec::new(),
             abort: None,
@@ -214,7 +211,7 @@ impl Pass {
         self.alpn = None;
         self.next_filter = 0;
         self.client = self.connection.remote.ip();
-        (self.requires_tls, self.is_direct, self.is_cross_origin) = (false, false, false);
+        (self.requires_tls, self.is_cross_origin) = (false, false);
         self.abort = None;
         self.set_cookies.clear();
         self.active_fault = None;

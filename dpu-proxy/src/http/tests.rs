@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+mod callee;
 mod forward;
 mod h2;
 
@@ -25,6 +26,8 @@ struct Proxy {
     worker: Rc<Worker>,
     scope: Arc<Scope>,
     manager: Arc<HttpConnectionManager>,
+    /// The client is a workload of this host.
+    workload: Option<Arc<Workload>>,
 }
 
 fn manager(routes: RouteConfig) -> HttpConnectionManager {
@@ -81,6 +84,7 @@ fn forward(cluster: &str) -> RouteAction {
         idle_timeout: None,
         grpc_timeout_header_max: None,
         grpc_timeout_header_offset: Duration::ZERO,
+        grpc_timeout_is_of_stream: false,
         max_stream_duration: None,
         retry: None,
         hash_policy: Vec::new(),
@@ -157,6 +161,7 @@ fn shared(scope: &Arc<Scope>) -> Arc<Shared> {
             hop_log: None,
             log_flush: Duration::from_millis(20),
             hostname: "test".into(),
+            cluster_id: "Kubernetes".into(),
             started: Instant::now(),
         },
         state: watch::Sender::new(State { snapshot: Arc::new(snapshot), ..State::default() }),
@@ -171,7 +176,7 @@ impl Proxy {
     fn new(manager: HttpConnectionManager, clusters: Vec<Arc<ScopedCluster>>) -> Self {
         let clusters: HashMap<_, _> = clusters.into_iter().map(|c| (c.cluster.name.clone(), c)).collect();
         let scope = Arc::new(Scope { clusters, ..Scope::default() });
-        Self { worker: Worker::new(0, shared(&scope)), scope, manager: Arc::new(manager) }
+        Self { worker: Worker::new(0, shared(&scope)), scope, manager: Arc::new(manager), workload: None }
     }
 
     /// Listens; every connection is served.
@@ -201,7 +206,10 @@ impl Proxy {
         };
         Connection {
             id: 1,
-            gate: Gate::Bound("listener".into()),
+            gate: match &self.workload {
+                Some(workload) => Gate::Outbound(workload.port.clone()),
+                None => Gate::Bound("listener".into()),
+            },
             direction: TrafficDirection::Unspecified,
             original_destination: local,
             remote,
@@ -210,7 +218,7 @@ impl Proxy {
             is_tls: false,
             offered_protocols: Vec::new(),
             tls: None,
-            workload: None,
+            workload: self.workload.clone(),
             scope: Arc::clone(&self.scope),
             listener: Arc::new(listener(local)),
             chain: Arc::new(chain),

@@ -23,6 +23,8 @@ const UNKNOWN: &str = "unknown";
 /// Handles by what makes a series.
 #[derive(Debug, Default)]
 pub(super) struct IstioMetrics {
+    /// Of the mesh cluster that this node is of.
+    cluster_id: String,
     http: RefCell<HashMap<u64, Rc<HttpSeries>>>,
     tcp: RefCell<HashMap<u64, Rc<TcpSeries>>>,
 }
@@ -46,6 +48,11 @@ struct TcpSeries {
 type Labels = Vec<(&'static str, String)>;
 
 impl IstioMetrics {
+    /// For workloads of a mesh cluster.
+    pub fn new(cluster_id: &str) -> Self {
+        Self { cluster_id: cluster_id.to_owned(), ..Self::default() }
+    }
+
     /// Counts what has finished; nothing for connections that belong to no workload.
     pub fn count(&self, stats: &Stats, finished: &Finished<'_>) {
         let Some(workload) = finished.connection.workload.as_deref() else { return };
@@ -58,7 +65,7 @@ impl IstioMetrics {
     fn count_request(&self, stats: &Stats, finished: &Finished<'_>, workload: &Workload, request: &RequestHead) {
         let is_grpc = request.headers.get(b"content-type").is_some_and(|kind| kind.starts_with(b"application/grpc"));
         let key = key(finished, workload, is_grpc);
-        let make = || HttpSeries::new(stats, &http_labels(finished, workload, is_grpc));
+        let make = || HttpSeries::new(stats, &http_labels(finished, workload, &self.cluster_id, is_grpc));
         let series = kept(&self.http, key, make);
         let info = finished.info;
         series.requests.inc();
@@ -69,7 +76,7 @@ impl IstioMetrics {
 
     fn count_connection(&self, stats: &Stats, finished: &Finished<'_>, workload: &Workload) {
         let key = key(finished, workload, false);
-        let series = kept(&self.tcp, key, || TcpSeries::new(stats, &tcp_labels(finished, workload)));
+        let series = kept(&self.tcp, key, || TcpSeries::new(stats, &tcp_labels(finished, workload, &self.cluster_id)));
         series.opened.inc();
         series.closed.inc();
         series.sent.add(finished.info.bytes_sent);
@@ -163,7 +170,7 @@ impl Default for End {
 }
 
 impl End {
-    fn of_workload(workload: &Workload) -> Self {
+    fn of_workload(workload: &Workload, cluster_id: &str) -> Self {
         let name = or_unknown(&workload.workload_name);
         Self {
             app: workload.labels.get("app").map_or_else(|| name.clone(), Clone::clone),
@@ -171,7 +178,7 @@ impl End {
             workload: name,
             namespace: workload.namespace.clone(),
             principal: workload.identity.to_string(),
-            cluster: "Kubernetes".to_owned(),
+            cluster: or_unknown(cluster_id),
         }
     }
 
@@ -230,9 +237,9 @@ const DESTINATION: [&str; 8] = [
     "destination_canonical_revision",
 ];
 
-fn tcp_labels(finished: &Finished<'_>, workload: &Workload) -> Labels {
+fn tcp_labels(finished: &Finished<'_>, workload: &Workload, cluster_id: &str) -> Labels {
     let (connection, info) = (finished.connection, finished.info);
-    let own = End::of_workload(workload);
+    let own = End::of_workload(workload, cluster_id);
     let other = other_end(connection, info.upstream.as_ref());
     let outbound = is_outbound(connection);
     let reporter = if outbound { "source" } else { "destination" };
@@ -252,8 +259,8 @@ fn tcp_labels(finished: &Finished<'_>, workload: &Workload) -> Labels {
     labels
 }
 
-fn http_labels(finished: &Finished<'_>, workload: &Workload, is_grpc: bool) -> Labels {
-    let mut labels = tcp_labels(finished, workload);
+fn http_labels(finished: &Finished<'_>, workload: &Workload, cluster_id: &str, is_grpc: bool) -> Labels {
+    let mut labels = tcp_labels(finished, workload, cluster_id);
     let protocol = if is_grpc { "grpc" } else { "http" };
     for (name, value) in &mut labels {
         if *name == "request_protocol" {

@@ -61,7 +61,8 @@ impl Telemetry {
     pub fn new(shared: &Shared) -> Self {
         let hop_log = shared.settings.hop_log.as_ref();
         let hop_log = hop_log.map(|path| shared.log_files.writer(&LogSink::File(path.display().to_string())));
-        Self { hop_log, writers: RefCell::default(), line: RefCell::default(), istio: IstioMetrics::default() }
+        let istio = IstioMetrics::new(&shared.settings.cluster_id);
+        Self { hop_log, writers: RefCell::default(), line: RefCell::default(), istio }
     }
 
     /// Counts a downstream connection of a listener while the guard lives.

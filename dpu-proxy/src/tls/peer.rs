@@ -5,7 +5,9 @@ use crate::connection::PeerCertificate;
 use aws_lc_rs::digest;
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::asn1_rs::Any;
+use x509_parser::objects::{oid_registry, oid2abbrev};
+use x509_parser::prelude::{AttributeTypeAndValue, FromDer, GeneralName, RelativeDistinguishedName, X509Certificate};
 
 /// A certificate for a person: the admin page and logs. No key material.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -70,10 +72,82 @@ pub fn names(certificate: &X509Certificate<'_>) -> (Vec<String>, Vec<String>) {
     (uris, hosts)
 }
 
-/// The subject, last part first, as Envoy's `%DOWNSTREAM_PEER_SUBJECT%`.
+/// The subject, last part first, as Envoy's `%DOWNSTREAM_PEER_SUBJECT%`: RFC 2253, whose special characters are escaped
+/// so that no value can pass for another attribute.
 fn rfc2253(certificate: &X509Certificate<'_>) -> String {
-    let subject = certificate.subject().to_string();
-    let mut parts: Vec<&str> = subject.split(", ").collect();
+    let one = |part: &RelativeDistinguishedName<'_>| {
+        let mut values: Vec<String> = part.iter().map(attribute).collect();
+        values.reverse();
+        values.join("+")
+    };
+    let mut parts: Vec<String> = certificate.subject().iter_rdn().map(one).collect();
     parts.reverse();
     parts.join(",")
+}
+
+fn attribute(attribute: &AttributeTypeAndValue<'_>) -> String {
+    let name = oid2abbrev(attribute.attr_type(), oid_registry());
+    match (name, attribute.as_str()) {
+        (Ok(name), Ok(text)) => format!("{name}={}", escaped(text)),
+        (name, _) => {
+            let name = name.map_or_else(|_| attribute.attr_type().to_id_string(), str::to_owned);
+            format!("{name}=#{}", dumped(attribute.attr_value()))
+        }
+    }
+}
+
+/// RFC 2253 §2.4: special characters by a backslash; control characters and bytes outside ASCII in hexadecimal.
+fn escaped(text: &str) -> String {
+    let last = text.len().saturating_sub(1);
+    let mut output = String::with_capacity(text.len());
+    for (index, byte) in text.bytes().enumerate() {
+        let is_special = matches!(byte, b',' | b'+' | b'"' | b'\\' | b'<' | b'>' | b';')
+            || (index == 0 && matches!(byte, b'#' | b' '))
+            || (index == last && byte == b' ');
+        match byte {
+            b' '..=b'~' => {
+                output.extend(is_special.then_some('\\'));
+                output.push(char::from(byte));
+            }
+            _ => output.push_str(&format!("\\{byte:02X}")),
+        }
+    }
+    output
+}
+
+/// A value that is no text: its DER.
+fn dumped(value: &Any<'_>) -> String {
+    let length = value.data.len();
+    let mut der = vec![u8::try_from(value.tag().0).unwrap_or(0) | if value.header.is_constructed() { 0x20 } else { 0 }];
+    match u8::try_from(length) {
+        Ok(short @ 0..0x80) => der.push(short),
+        Ok(long) => der.extend([0x81, long]),
+        Err(_) => {
+            let bytes = length.to_be_bytes();
+            let bytes: Vec<u8> = bytes.iter().copied().skip_while(|byte| *byte == 0).collect();
+            der.push(0x80 | bytes.len() as u8);
+            der.extend(bytes);
+        }
+    }
+    der.extend(value.data);
+    der.iter().map(|byte| format!("{byte:02X}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+
+    #[test]
+    fn a_subject_cannot_pass_for_more_attributes_than_it_has() {
+        let mut name = DistinguishedName::new();
+        name.push(DnType::OrganizationName, "Ex, Inc.");
+        name.push(DnType::CommonName, "#a+b=c,O=evil ");
+        let mut params = CertificateParams::default();
+        params.distinguished_name = name;
+        let certificate = params.self_signed(&KeyPair::generate().expect("key")).expect("certificate");
+        let peer = describe(&[certificate.der().clone()]).expect("described");
+        assert_eq!(peer.subject, r"CN=\#a\+b=c\,O=evil\ ,O=Ex\, Inc.");
+        assert_eq!(escaped("\u{e9}\n"), r"\C3\A9\0A");
+    }
 }

@@ -89,7 +89,7 @@ pub enum Field {
     CodeDetails,
     Termination,
     ConnectionClosed,
-    /// Compare the share of each backend within 5 points instead of the sequence.
+    /// Compare the share of each backend within five standard deviations instead of the sequence.
     Distribution,
 }
 

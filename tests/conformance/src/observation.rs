@@ -58,7 +58,7 @@ pub fn normalise(headers: Vec<(String, String)>, names: &[(String, String)]) -> 
             let name = name.to_ascii_lowercase();
             let value = match name.as_str() {
                 name if VOLATILE.contains(&name) => "<present>".to_owned(),
-                "x-envoy-expected-rq-timeout-ms" => rounded_up(&value),
+                "x-envoy-expected-rq-timeout-ms" | "grpc-timeout" => rounded_up(&value),
                 _ => rename(value, names),
             };
             (name, value)
@@ -70,7 +70,8 @@ pub fn normalise(headers: Vec<(String, String)>, names: &[(String, String)]) -> 
 
 /// The time that is left shrinks while a request is retried: to the next tenth of a second.
 fn rounded_up(milliseconds: &str) -> String {
-    milliseconds.parse::<u64>().map_or_else(|_| milliseconds.to_owned(), |time| (time.div_ceil(100) * 100).to_string())
+    let (digits, unit) = milliseconds.split_at(milliseconds.trim_end_matches('m').len());
+    digits.parse::<u64>().map_or_else(|_| milliseconds.to_owned(), |time| format!("{}{unit}", time.div_ceil(100) * 100))
 }
 
 /// Replaces every port of this run by its name.
@@ -155,16 +156,26 @@ fn strip(mut observation: Observation, ignored: &BTreeMap<Field, String>) -> Obs
     observation
 }
 
-/// Points (of 100) by which a backend's share may differ between the two.
-const TOLERANCE_POINTS: f64 = 5.0;
+/// Standard deviations by which a backend's share may differ between the two: by chance that is seen once in a million runs.
+const TOLERANCE: f64 = 5.0;
+
+/// Standard deviation, in points of 100, of the difference of two shares that are `share` in truth, each of `draws` draws.
+fn deviation(share: f64, draws: usize) -> f64 {
+    let share = (share / 100.0).clamp(0.0, 1.0);
+    100.0 * (2.0 * share * (1.0 - share) / draws.max(1) as f64).sqrt()
+}
 
 fn distribution(envoy: &Observation, ours: &Observation) -> String {
+    let draws = envoy.upstream.len().min(ours.upstream.len());
     let (envoy, ours) = (shares(envoy), shares(ours));
     let mut text = String::new();
     for backend in envoy.keys().chain(ours.keys()) {
         let share = |shares: &BTreeMap<String, f64>| shares.get(backend).copied().unwrap_or(0.0);
-        if (share(&envoy) - share(&ours)).abs() > TOLERANCE_POINTS {
-            let _ = writeln!(text, "    {backend}: envoy {:.1} %, dpu-proxy {:.1} %", share(&envoy), share(&ours));
+        let (expected, actual) = (share(&envoy), share(&ours));
+        // One draw is the least that two shares can differ by.
+        let limit = TOLERANCE * deviation((expected + actual) / 2.0, draws) + 100.0 / draws.max(1) as f64;
+        if (expected - actual).abs() > limit {
+            let _ = writeln!(text, "    {backend}: envoy {:.1} %, dpu-proxy {:.1} %", expected, actual);
         }
     }
     if envoy.is_empty() || ours.is_empty() {

@@ -43,8 +43,10 @@ pub fn string(at: At<'_>, proto: &matcher::StringMatcher) -> Result<StringMatche
         }
         None => return Err(at.refuse("give exact, prefix, suffix, contains or safe_regex")),
     };
-    let is_regex = matches!(pattern, StringPattern::Regex(_));
-    Ok(StringMatcher { pattern, ignore_case: proto.ignore_case && !is_regex })
+    if proto.ignore_case && matches!(pattern, StringPattern::Regex(_)) {
+        return Err(at.field("ignore_case").refuse("has no meaning with safe_regex; write (?i) in the expression"));
+    }
+    Ok(StringMatcher { pattern, ignore_case: proto.ignore_case })
 }
 
 fn required(at: At<'_>, text: &str) -> Result<String, ConfigError> {

@@ -141,16 +141,23 @@ fn forward(at: At<'_>, proto: &route::RouteAction, inherited: Inherited<'_>) -> 
         regex_rewrite: rewrite.transpose()?,
         host_rewrite: host_rewrite(at, proto)?,
         append_x_forwarded_host: proto.append_x_forwarded_host,
-        timeout: timeout(at.field("timeout"), proto.timeout.as_ref(), Some(Duration::from_secs(15)))?,
+        timeout: whole_timeout(at, proto)?,
         idle_timeout: idle_timeout(at.field("idle_timeout"), proto)?,
         grpc_timeout_header_max: durations.grpc_max,
         grpc_timeout_header_offset: durations.grpc_offset,
+        grpc_timeout_is_of_stream: proto.max_stream_duration.is_some(),
         max_stream_duration: durations.max_stream,
         retry: retry.map(Arc::new),
         hash_policy: hash_policies(at, &proto.hash_policy)?,
         upgrades: upgrades(at, &proto.upgrade_configs),
         mirrors: mirror_policies(at, mirrors)?,
     })
+}
+
+/// Where `max_stream_duration` is given, `timeout` is not in force.
+fn whole_timeout(at: At<'_>, proto: &route::RouteAction) -> Result<Option<Duration>, ConfigError> {
+    let of_route = timeout(at.field("timeout"), proto.timeout.as_ref(), Some(Duration::from_secs(15)))?;
+    Ok(of_route.filter(|_| proto.max_stream_duration.is_none()))
 }
 
 fn require(at: At<'_>, cluster: &ClusterSpecifier) {

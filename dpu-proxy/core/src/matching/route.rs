@@ -61,7 +61,8 @@ fn requires_tls(require: RequireTls, head: &RequestHead) -> bool {
 /// True when the match holds.
 pub fn matches(wanted: &RouteMatch, head: &RequestHead, facts: &RouteFacts) -> bool {
     path_matches(wanted, head)
-        && wanted.runtime_fraction.is_none_or(|fraction| hit(fraction, facts.random))
+        // Other bits than those that choose a weighted cluster: the two must not depend on one another.
+        && wanted.runtime_fraction.is_none_or(|fraction| hit(fraction, facts.random >> 32))
         && (!wanted.grpc_only || is_grpc(head))
         && header::all(&wanted.headers, head)
         && (wanted.query.is_empty() || query::all(&wanted.query, head.query()))

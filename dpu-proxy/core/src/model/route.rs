@@ -108,6 +108,8 @@ pub struct RouteAction {
     /// zero means that the header's value is taken without limit.
     pub grpc_timeout_header_max: Option<Duration>,
     pub grpc_timeout_header_offset: Duration,
+    /// `max_stream_duration` is given: the header limits the stream, as that does, and not the upstream's time.
+    pub grpc_timeout_is_of_stream: bool,
     pub max_stream_duration: Option<Duration>,
     pub retry: Option<Arc<RetryPolicy>>,
     pub hash_policy: Vec<HashPolicy>,

@@ -3,6 +3,7 @@
 /// Status of a gRPC call.
 pub const OK: u32 = 0;
 pub const UNKNOWN: u32 = 2;
+pub const DEADLINE_EXCEEDED: u32 = 4;
 pub const PERMISSION_DENIED: u32 = 7;
 pub const UNIMPLEMENTED: u32 = 12;
 pub const INTERNAL: u32 = 13;
@@ -47,24 +48,6 @@ pub fn of_http(status: u16) -> u32 {
     }
 }
 
-/// The HTTP status for a gRPC status, for aborts and direct answers.
-pub fn to_http(status: u32) -> u16 {
-    match status {
-        0 => 200,
-        1 => 499,
-        3 | 9 | 11 => 400,
-        4 => 504,
-        5 => 404,
-        6 | 10 => 409,
-        7 => 403,
-        8 => 429,
-        12 => 501,
-        14 => 503,
-        16 => 401,
-        _ => 500,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,7 +57,6 @@ mod tests {
         for (http, grpc) in [(400, 13), (401, 16), (403, 7), (404, 12), (429, 14), (503, 14), (418, 2)] {
             assert_eq!(of_http(http), grpc, "{http}");
         }
-        assert_eq!(name(to_http(14) as u32), None);
         assert_eq!(name(14), Some("Unavailable"));
     }
 }

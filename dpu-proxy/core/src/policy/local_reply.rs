@@ -98,6 +98,13 @@ impl LocalReply {
         Self::of(if is_request_complete { 504 } else { 408 }, "stream timeout", "stream_idle_timeout")
     }
 
+    /// The stream lasted longer than it may: 408 before the request ended, else 504.
+    pub fn max_stream_duration(is_request_complete: bool) -> Self {
+        let status = if is_request_complete { 504 } else { 408 };
+        let reply = Self::of(status, "downstream duration timeout", "max_duration_timeout");
+        Self { grpc_status: Some(grpc::DEADLINE_EXCEEDED), ..reply }
+    }
+
     /// The path has what no path may have.
     pub const fn path_rejected() -> Self {
         Self::of(400, "", "path_normalization_failed")

@@ -17,6 +17,10 @@ pub struct Timeouts {
     pub global: Option<Duration>,
     pub per_try: Option<Duration>,
     pub per_try_idle: Option<Duration>,
+    /// The stream, from its beginning.
+    pub stream: Option<Duration>,
+    /// The upstream is told its time in `grpc-timeout`, too.
+    pub writes_grpc: bool,
 }
 
 /// The timeouts of a request. Takes the headers that ask for them off it, and writes the time that the
@@ -28,13 +32,13 @@ pub fn resolve(
     head: &mut RequestHead,
 ) -> Timeouts {
     let of_grpc = grpc_timeout(action, head);
-    if let Some(limit) = of_grpc {
-        head.headers.set(GRPC, format!("{}m", limit.as_millis()).as_bytes());
-    }
+    let is_of_stream = action.grpc_timeout_is_of_stream;
     let mut timeouts = Timeouts {
-        global: of_grpc.or(action.timeout),
+        global: of_grpc.filter(|_| !is_of_stream).or(action.timeout),
         per_try: retry.and_then(|retry| retry.per_try_timeout),
         per_try_idle: retry.and_then(|retry| retry.per_try_idle_timeout),
+        stream: of_grpc.filter(|_| is_of_stream).or(action.max_stream_duration),
+        writes_grpc: is_grpc(head) && !is_of_stream && action.grpc_timeout_header_max.is_some(),
     };
     let expected = if router.respect_expected_rq_timeout { milliseconds(head, EXPECTED) } else { None };
     if let Some(asked) = expected.or_else(|| taken(head, UPSTREAM)) {
@@ -46,26 +50,21 @@ pub fn resolve(
     if timeouts.global.is_some_and(|global| timeouts.per_try.is_some_and(|per_try| per_try >= global)) {
         timeouts.per_try = None;
     }
-    write_expected(&timeouts, Duration::ZERO, router, of_grpc.is_some(), head);
+    write_expected(&timeouts, Duration::ZERO, router, head);
     timeouts
 }
 
-/// Writes what is left of the time `elapsed` after the start, before each attempt. `is_grpc_limited`:
-/// the call's limit is in its `grpc-timeout`, and only a time per try is written.
-pub fn write_expected(
-    timeouts: &Timeouts,
-    elapsed: Duration,
-    router: &RouterOptions,
-    is_grpc_limited: bool,
-    head: &mut RequestHead,
-) {
-    let whole = timeouts.global.filter(|_| !is_grpc_limited);
-    let Some(mut left) = timeouts.per_try.or(whole) else { return };
+/// Writes what is left of the time `elapsed` after the start, before each attempt.
+pub fn write_expected(timeouts: &Timeouts, elapsed: Duration, router: &RouterOptions, head: &mut RequestHead) {
+    let Some(mut left) = timeouts.per_try.or(timeouts.global) else { return };
     if let Some(global) = timeouts.global {
         left = left.min(global.saturating_sub(elapsed).max(Duration::from_millis(1)));
     }
     if !router.suppress_envoy_headers {
         head.headers.set(EXPECTED, itoa::Buffer::new().format(left.as_millis()).as_bytes());
+    }
+    if timeouts.writes_grpc {
+        head.headers.set(GRPC, format!("{}m", left.as_millis()).as_bytes());
     }
 }
 
@@ -129,6 +128,7 @@ mod tests {
             idle_timeout: None,
             grpc_timeout_header_max: grpc_max.map(Duration::from_millis),
             grpc_timeout_header_offset: Duration::from_millis(10),
+            grpc_timeout_is_of_stream: false,
             max_stream_duration: None,
             retry: None,
             hash_policy: Vec::new(),
@@ -178,7 +178,7 @@ mod tests {
         let mut head = head(&[]);
         for (elapsed, expected) in [(30, "70"), (200, "1")] {
             let elapsed = Duration::from_millis(elapsed);
-            write_expected(&timeouts, elapsed, &RouterOptions::default(), false, &mut head);
+            write_expected(&timeouts, elapsed, &RouterOptions::default(), &mut head);
             assert_eq!(head.headers.get_str("x-envoy-expected-rq-timeout-ms"), Some(expected));
         }
     }
@@ -189,7 +189,12 @@ mod tests {
         let mut call = grpc("1S");
         assert_eq!(resolved(&action(Some(15_000), Some(0)), &mut call), Some(990), "offset taken off");
         assert_eq!(call.headers.get_str("grpc-timeout"), Some("990m"));
-        assert_eq!(call.headers.get(EXPECTED), None);
+        assert_eq!(call.headers.get_str("x-envoy-expected-rq-timeout-ms"), Some("990"));
+        let of_stream = RouteAction { grpc_timeout_is_of_stream: true, ..action(None, Some(0)) };
+        let mut call = grpc("1S");
+        let timeouts = resolve(&of_stream, None, &RouterOptions::default(), &mut call);
+        assert_eq!((timeouts.global, timeouts.stream), (None, Some(Duration::from_millis(990))));
+        assert_eq!(call.headers.get_str("grpc-timeout"), Some("1S"), "the upstream is told as the caller told us");
         assert_eq!(resolved(&action(Some(15_000), Some(500)), &mut grpc("1S")), Some(490), "at most the maximum");
         assert_eq!(resolved(&action(None, Some(500)), &mut grpc("x")), None, "no limit without a header");
         assert_eq!(resolved(&action(Some(15_000), None), &mut grpc("1S")), Some(15_000));

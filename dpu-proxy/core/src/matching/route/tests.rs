@@ -36,6 +36,7 @@ fn action(cluster: ClusterSpecifier) -> RouteAction {
         idle_timeout: None,
         grpc_timeout_header_max: None,
         grpc_timeout_header_offset: Default::default(),
+        grpc_timeout_is_of_stream: false,
         max_stream_duration: None,
         retry: None,
         hash_policy: Vec::new(),
@@ -128,7 +129,8 @@ fn the_first_route_that_matches_wins_and_none_is_not_found() {
 fn a_share_of_requests_matches_by_the_random_number() {
     let some = Fraction { numerator: 30, denominator: 100 };
     let wanted = RouteMatch { runtime_fraction: Some(some), ..by_path(PathMatch::Prefix("/".into())) };
-    let count = (0..100).filter(|random| matches(&wanted, &head("GET", "/"), &RouteFacts { random: *random })).count();
+    let count =
+        (0..100).filter(|random| matches(&wanted, &head("GET", "/"), &RouteFacts { random: *random << 32 })).count();
     assert_eq!(count, 30);
 }
 
@@ -188,4 +190,24 @@ fn a_virtual_host_that_wants_tls_redirects_plain_requests() {
     assert!(matches!(route(&config, &head, &RouteFacts::default()), RouteDecision::RequireTls(_)));
     head.headers.append(b"x-envoy-internal", b"true");
     assert!(matches!(route(&config, &head, &RouteFacts::default()), RouteDecision::NotFound));
+}
+
+#[test]
+fn shares_follow_their_weights_and_do_not_depend_on_the_fraction_that_matched() {
+    let half = Fraction { numerator: 50, denominator: 100 };
+    let mut random = 0u64;
+    let mut counts = [0u32; 2];
+    for _ in 0..200_000 {
+        // SplitMix64.
+        random = random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (random ^ (random >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        let mixed = mixed ^ (mixed >> 31);
+        if hit(half, mixed >> 32) {
+            counts[share([75, 25].into_iter(), 100, mixed).expect("within the total")] += 1;
+        }
+    }
+    let part = f64::from(counts[0]) / f64::from(counts[0] + counts[1]);
+    // Five standard deviations of 100,000 draws.
+    assert!((part - 0.75).abs() < 0.007, "{part}");
 }

@@ -144,6 +144,7 @@ fn order(most_specific_wins: bool) -> (Vec<String>, String) {
         idle_timeout: None,
         grpc_timeout_header_max: None,
         grpc_timeout_header_offset: Default::default(),
+        grpc_timeout_is_of_stream: false,
         max_stream_duration: None,
         retry: None,
         hash_policy: Vec::new(),
