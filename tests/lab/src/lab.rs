@@ -156,14 +156,18 @@ fn certify() -> Result<()> {
     Program::all().into_iter().try_for_each(|program| program.certify(&authority))
 }
 
+/// Programs that the lab calls, and their Debian packages.
+const TOOLS: [(&str, &str); 5] =
+    [("ip", "iproute2"), ("nft", "nftables"), ("nsenter", "util-linux"), ("sysctl", "procps"), ("curl", "curl")];
+
 /// What cannot be done without, each with what to do.
-fn check_machine() -> Result<()> {
+pub fn check_machine() -> Result<()> {
     anyhow::ensure!(nix::unistd::geteuid().is_root(), "the lab makes network namespaces: run it as root");
-    for tool in ["ip", "nft", "nsenter", "sysctl", "curl"] {
-        anyhow::ensure!(on_path(tool), "{tool} is not installed: run `make tools`");
+    for (tool, package) in TOOLS {
+        anyhow::ensure!(on_path(tool), "{tool} (package {package}) is not installed: run `make tools`");
     }
     let has_ipam = ["/usr/lib/cni/host-local", "/opt/cni/bin/host-local"].iter().any(|path| Path::new(path).exists());
-    anyhow::ensure!(has_ipam, "the CNI plugin host-local is not installed: run `make tools`");
+    anyhow::ensure!(has_ipam, "host-local (package containernetworking-plugins) is not installed: run `make tools`");
     Ok(())
 }
 

@@ -115,6 +115,19 @@ pub fn leftovers() -> Vec<String> {
     found
 }
 
+/// What a person wants to know of the lab that is there; `None` when there is none.
+pub fn describe() -> Option<String> {
+    let (found, state) = (leftovers(), State::load());
+    let whose = match (state.running_owner(), state.keep) {
+        _ if found.is_empty() => return None,
+        (Some(owner), _) => format!("a lab is running, made by process {}", owner.pid),
+        (None, true) => "a lab was left running (`--keep`)".to_owned(),
+        (None, false) => "a lab was left behind by a process that ended".to_owned(),
+    };
+    let list: String = found.iter().map(|one| format!("  {one}\n")).collect();
+    Some(format!("{whose}:\n{list}logs are in {FOLDER}/logs; `lab down` removes everything"))
+}
+
 /// Where the lab's dataplanes may pin maps.
 pub const PINS: &str = "/sys/fs/bpf/dpumesh-lab";
 

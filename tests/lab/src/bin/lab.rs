@@ -17,6 +17,9 @@ struct Args {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Builds the lab, sends traffic, tells what happened, and removes it.
+    ///
+    /// Ends with one line, the verdict; the exit code is 0 when everything is as it should be. Whatever an earlier
+    /// lab left is removed first. Ctrl-C removes the lab, and so does a watcher when this process is killed.
     Demo {
         /// Leave it running, and say how to look around.
         #[arg(long)]
@@ -34,8 +37,14 @@ enum Command {
         list: bool,
     },
     /// Removes a lab that is running or that was left behind.
+    ///
+    /// A lab that runs is asked to end first. Then its processes (known by pid and start time), the namespaces that
+    /// begin with `dm-lab-` with all their links, pinned eBPF programs and maps, and its files are removed.
+    /// Fails when something of it is still there afterwards. Does nothing when there is no lab. Needs root.
     Down,
-    /// What there is of a lab now.
+    /// What there is of a lab now: who made it, its namespaces, processes, folders.
+    ///
+    /// Prints `no lab is there` when there is none.
     Status,
     /// The control plane of the lab.
     Replay {
@@ -68,9 +77,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::E2e { filter, keep, .. } => interruptible(move || checks::run(filter.as_deref(), keep)).await,
         Command::Down => down(),
         Command::Status => {
-            let found = state::leftovers();
-            found.iter().for_each(|one| println!("{one}"));
-            println!("{}", if found.is_empty() { "no lab is there" } else { "`lab down` removes it" });
+            println!("{}", state::describe().unwrap_or_else(|| "no lab is there".to_owned()));
             Ok(ExitCode::SUCCESS)
         }
         Command::Replay { args } => {

@@ -3,7 +3,7 @@
 use super::Check;
 use super::bypass::clean;
 use super::resilience::{faultless, load, pause};
-use super::wait::{get, pod, until_served};
+use super::wait::{get, pod, proxy_metric, until_served};
 use crate::capture::Capture;
 use crate::lab::Lab;
 use crate::pods::vip;
@@ -74,13 +74,18 @@ fn busy(pid: i32) -> Result<Vec<u64>> {
     Ok(workers.into_values().collect())
 }
 
+const ACCEPTED: &str = "envoy_listener_downstream_cx_total";
+
 /// A request that is under way when SIGTERM comes is finished.
 fn stopped_proxy(lab: &mut Lab) -> Result<()> {
+    let (before, capture) = (proxy_metric(HOSTS[0], ACCEPTED)?, Capture::start()?);
     let slow =
         std::thread::spawn(|| get("productpage-v1", vip::REVIEWS, "reviews", "/reviews/0", &["-H", "end-user: slow"]));
-    // It is delayed for 500 ms.
-    pause(0.25);
-    let capture = Capture::start()?;
+    // It is delayed for 500 ms from when it arrives.
+    shell::wait_for("the request at the proxy", Duration::from_secs(5), || {
+        ensure!(proxy_metric(HOSTS[0], ACCEPTED)? > before, "it has not come");
+        Ok(())
+    })?;
     lab.process(Program::DpuProxy(HOSTS[0]))?.stop()?;
     let answer = slow.join().map_err(|_| anyhow::anyhow!("the request's thread panicked"))??;
     ensure!(answer.status == 200, "the request that was under way: {answer:?}");

@@ -9,7 +9,7 @@ mod downtime;
 mod leaks;
 mod protocols;
 mod resilience;
-mod routing;
+pub mod routing;
 mod strangers;
 pub mod wait;
 

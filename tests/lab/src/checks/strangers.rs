@@ -92,8 +92,7 @@ fn certificates(_: &mut Lab) -> Result<()> {
         let before = proxy_metric(HOSTS[1], REFUSED_TLS)?;
         let status = stranger.https(details, certificate)?;
         ensure!(status == 0, "with certificate {certificate:?} it was answered {status}");
-        let refused = proxy_metric(HOSTS[1], REFUSED_TLS)? - before;
-        ensure!(refused == 1.0, "with certificate {certificate:?}: {refused} refusals were counted, not 1");
+        counted(before, 1, || proxy_metric(HOSTS[1], REFUSED_TLS)).with_context(|| format!("{certificate:?}"))?;
     }
     let status = stranger.https(details, Some("member"))?;
     ensure!(status == 200, "with a certificate of the mesh: {status}");
@@ -107,16 +106,14 @@ fn plaintext(_: &mut Lab) -> Result<()> {
     let (stranger, before) = (Stranger::plug_in()?, proxy_metric(HOSTS[1], REFUSED_CHAIN)?);
     let answer = stranger.say(pod("details-v1")?, b"GET /details/0 HTTP/1.1\r\nhost: details\r\n\r\n")?;
     ensure!(answer.is_empty(), "it was answered: {}", String::from_utf8_lossy(&answer));
-    let refused = proxy_metric(HOSTS[1], REFUSED_CHAIN)? - before;
-    ensure!(refused == 1.0, "{refused} refusals were counted, not 1");
+    counted(before, 1, || proxy_metric(HOSTS[1], REFUSED_CHAIN))?;
     unharmed()
 }
 
 /// Bytes that begin like TLS, like HTTP/2, and like nothing, and none at all.
 fn garbage(_: &mut Lab) -> Result<()> {
     let (stranger, details) = (Stranger::plug_in()?, pod("details-v1")?);
-    let refusals =
-        || Ok::<_, anyhow::Error>(proxy_metric(HOSTS[1], REFUSED_CHAIN)? + proxy_metric(HOSTS[1], REFUSED_TLS)?);
+    let refusals = || Ok(proxy_metric(HOSTS[1], REFUSED_CHAIN)? + proxy_metric(HOSTS[1], REFUSED_TLS)?);
     let before = refusals()?;
     let noise: Vec<u8> = (0..4096_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let hello = [&[22, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc, 3, 3][..], &noise].concat();
@@ -126,9 +123,17 @@ fn garbage(_: &mut Lab) -> Result<()> {
         // At most an alert (RFC 8446, section 6).
         ensure!(answer.is_empty() || answer[0] == 21, "garbage was answered: {}", answer.escape_ascii());
     }
-    let refused = refusals()? - before;
-    ensure!(refused == inputs.len() as f64, "{refused} refusals were counted, not {}", inputs.len());
+    counted(before, inputs.len(), refusals)?;
     unharmed()
+}
+
+/// So many refusals since `before`, as soon as the worker has counted them.
+fn counted(before: f64, expected: usize, count: impl Fn() -> Result<f64>) -> Result<()> {
+    shell::wait_for("the refusals in the proxy's counters", Duration::from_secs(3), || {
+        let refused = count()? - before;
+        ensure!(refused == expected as f64, "{refused} were counted, not {expected}");
+        Ok(())
+    })
 }
 
 fn unharmed() -> Result<()> {

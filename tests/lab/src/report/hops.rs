@@ -2,36 +2,51 @@
 
 use crate::checks::wait;
 use crate::hops::Hop;
-use crate::pods::{PODS, vip};
-use anyhow::{Result, ensure};
+use crate::pods::{PODS, Pod, vip};
+use crate::{hops, shell};
+use anyhow::{Context, Result, ensure};
+use std::time::Duration;
+
+/// Passes of the request and of what it makes others ask over HTTP: each call leaves by one and arrives by another.
+const PASSES: usize = 8;
 
 /// Sends it and prints its way.
 pub fn print() -> Result<String> {
     println!("\n== One request: curl → productpage → details, reviews → ratings → mongodb");
-    let (page, hops) =
-        wait::traced("curl", vip::PRODUCTPAGE, "productpage", "/productpage", &["-H", "end-user: jason"], 5)?;
+    let (page, mut hops) =
+        wait::traced("curl", vip::PRODUCTPAGE, "productpage", "/productpage", &["-H", "end-user: jason"], PASSES)?;
     ensure!(page.status == 200, "the page answered {}: {}", page.status, page.text);
-    for hop in &hops {
-        print_hop(hop);
-    }
+    let since = hops.first().map_or(0.0, |hop| hop.time);
+    hops.extend(of_database(since)?);
+    hops.iter().for_each(print_hop);
     let encrypted = hops.iter().filter(|hop| hop.upstream_tls).count();
-    Ok(format!("{} passes, {} of them encrypted to the other host", hops.len(), encrypted))
+    let strangers = hops.iter().filter(|hop| hop.upstream_tls && hop.peer_identity.is_empty()).count();
+    ensure!(strangers == 0, "{strangers} of {encrypted} encrypted calls went to a peer without identity");
+    ensure!(encrypted == 4, "{encrypted} calls went to the other host encrypted, not 4");
+    Ok(format!("{} passes; {encrypted} calls to the other host, each over mutual TLS", hops.len()))
+}
+
+/// The TCP connection to the database, which has no request id.
+fn of_database(since: f64) -> Result<Vec<Hop>> {
+    let database = Pod::named("mongodb-v1").context("no pod mongodb-v1")?;
+    shell::wait_for("the connection to mongodb in the hop logs", Duration::from_secs(3), || {
+        let mut hops = hops::all()?;
+        hops.retain(|hop| hop.time >= since && (hop.workload == database.uid() || hop.callee() == Some(database)));
+        ensure!(hops.len() >= 2, "there are {} passes", hops.len());
+        Ok(hops)
+    })
 }
 
 fn print_hop(hop: &Hop) {
     let host = hop.host.map(|host| host.node()).unwrap_or_default();
-    println!(
-        "\n  {} {} {} → {}  [{} pass on {host}, {:.1} ms]",
-        hop.method,
-        hop.authority,
-        hop.path,
-        hop.status(),
-        hop.pass,
-        hop.duration_ms
-    );
+    let what = match hop.method.as_str() {
+        "" => "TCP connection".to_owned(),
+        method => format!("{method} {} {} → {}", hop.authority, hop.path, hop.status()),
+    };
+    println!("\n  {what}  [{} pass on {host}, {:.1} ms]", hop.pass, hop.duration_ms);
     let line = |name: &str, value: &str| {
         if !value.is_empty() {
-            println!("      {name:<13} {value}");
+            println!("      {name:<14} {value}");
         }
     };
     line("pod", &format!("{} ({})", pod_name(&hop.workload), hop.identity));
@@ -41,10 +56,11 @@ fn print_hop(hop: &Hop) {
     line("cluster", &hop.cluster);
     line("endpoint", &endpoint(hop));
     if hop.upstream_tls {
-        line("mutual TLS", &format!("as {} to {}", hop.own_identity, hop.peer_identity));
+        line("mutual TLS as", &hop.own_identity);
+        line("           to", &hop.peer_identity);
     }
     if hop.downstream_tls {
-        line("mutual TLS", &format!("from {}", hop.downstream_peer));
+        line("mutual TLS of", &hop.downstream_peer);
     }
     if hop.pass == "local" {
         line("same host", &format!("called by {}, not encrypted to itself", hop.downstream_peer));

@@ -1,33 +1,55 @@
 //! Who is where, as a picture and a table.
 
+use crate::lab::Lab;
 use crate::pods::PODS;
-use crate::topology::{CONTROL_PLANE, HOSTS};
+use crate::topology::{CONTROL_PLANE, CONTROL_PLANE_NAMESPACE, FABRIC_NAMESPACE, HOSTS, Host, VFS};
 use crate::{programs, shell};
 use anyhow::Result;
 use comfy_table::Table;
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::UTF8_BORDERS_ONLY;
 
 /// Prints it.
-pub fn print() -> Result<()> {
+pub fn print(lab: &Lab) -> Result<()> {
     println!("\n== Topology");
-    println!("  control plane (istiod's recordings) and controller at {CONTROL_PLANE}");
+    println!(
+        "  control plane ({CONTROL_PLANE_NAMESPACE}, {CONTROL_PLANE}): istio-dpu-controller; what istiod 1.30.3 sent"
+    );
     for host in HOSTS {
-        println!(
-            "  {}: adapter, node daemon ({}) ── management link ── DPU: dataplane, dpu-proxy ({}) ── uplink {} ── fabric",
-            host.node(),
-            host.namespace(),
-            host.dpu(),
-            host.underlay()
-        );
+        print_host(host, lab.proxy.concurrency);
     }
+    println!("  fabric ({FABRIC_NAMESPACE}): one bridge between the uplinks\n");
+    println!(
+        "  Emulated: hosts, DPUs and pods are network namespaces of this machine; a VF and its representor are the two"
+    );
+    println!(
+        "  ends of a veth pair; links and fabric are veth pairs and a bridge; istiod's answers are played back from a"
+    );
+    println!(
+        "  recording. Real: all programs of the product, eBPF in the kernel, CNI calls, certificates, every byte sent.\n"
+    );
+    println!("{}", pods()?);
+    println!("  logs: {}", programs::logs().display());
+    Ok(())
+}
+
+fn print_host(host: Host, workers: u16) {
+    let (node, pods) = (host.node(), PODS.iter().filter(|pod| pod.host == host).count());
+    println!("  {node} ({}): istio-dpu-adapter, istio-dpu-cni-node, {pods} pods", host.namespace());
+    println!("   ╟─ management link {} – {}, {VFS} VFs", host.management(), host.dpu_management());
+    println!(
+        "  DPU of {node} ({}): dataplane, dpu-proxy with {workers} workers, uplink {}",
+        host.dpu(),
+        host.underlay()
+    );
+}
+
+fn pods() -> Result<Table> {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(["pod", "host", "address", "VF → representor", "identity"]);
+    table.load_style(UTF8_BORDERS_ONLY).set_header(["pod", "host", "address", "VF → representor", "identity"]);
     for pod in &PODS {
         table.add_row([pod.name, &pod.host.node(), pod.address, &port_of(pod)?, &pod.identity()]);
     }
-    println!("{table}");
-    println!("  logs: {}", programs::logs().display());
-    Ok(())
+    Ok(table)
 }
 
 /// The VF is known by its representor: the other end of its link.

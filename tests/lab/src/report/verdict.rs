@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use comfy_table::Table;
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::UTF8_BORDERS_ONLY;
 use std::time::Duration;
 
 /// Findings so far.
@@ -23,7 +23,7 @@ impl Verdict {
     /// Prints all; true when nothing failed.
     pub fn print(&self, elapsed: Duration) -> bool {
         let mut table = Table::new();
-        table.load_style(UTF8_HORIZONTAL_ONLY).set_header(["", "", "finding"]);
+        table.load_style(UTF8_BORDERS_ONLY).set_header(["", "", "finding"]);
         for (what, finding) in &self.findings {
             match finding {
                 Ok(text) => table.add_row(["ok", what, text]),
