@@ -38,9 +38,33 @@ struct Civil {
 pub fn format(format: &str, at: SystemTime, output: &mut Vec<u8>) {
     let civil = Civil::of(at.duration_since(UNIX_EPOCH).unwrap_or_default());
     match format {
-        "" => strftime("%Y-%m-%dT%H:%M:%E3SZ", &civil, output),
+        "" => iso_8601(&civil, output),
         _ => strftime(format, &civil, output),
     }
+}
+
+/// `%Y-%m-%dT%H:%M:%E3SZ` by hand: nearly every line of an access log begins with it.
+fn iso_8601(civil: &Civil, output: &mut Vec<u8>) {
+    digits(civil.year.unsigned_abs(), 4, output);
+    for (before, value) in [(b'-', u64::from(civil.month)), (b'-', u64::from(civil.day)), (b'T', civil.hour)] {
+        output.push(before);
+        digits(value, 2, output);
+    }
+    for (before, value) in [(b':', civil.minute), (b':', civil.second)] {
+        output.push(before);
+        digits(value, 2, output);
+    }
+    output.push(b'.');
+    digits(u64::from(civil.nanoseconds / 1_000_000), 3, output);
+    output.push(b'Z');
+}
+
+/// A number with zeros before it.
+fn digits(value: u64, width: usize, output: &mut Vec<u8>) {
+    let mut buffer = itoa::Buffer::new();
+    let text = buffer.format(value).as_bytes();
+    output.extend(std::iter::repeat_n(b'0', width.saturating_sub(text.len())));
+    output.extend_from_slice(text);
 }
 
 impl Civil {

@@ -141,20 +141,20 @@ pub fn request(manager: &HttpConnectionManager, facts: &ClientFacts<'_>, head: &
 
 /// Writes a generated request id: 128 random bits as a version 4 UUID.
 pub fn set_request_id(random: [u64; 2], head: &mut RequestHead) {
-    head.headers.set(REQUEST_ID, uuid(random).as_bytes());
+    head.headers.set(REQUEST_ID, &uuid(random));
 }
 
-fn uuid([high, low]: [u64; 2]) -> String {
+/// 8-4-4-4-12 digits.
+fn uuid([high, low]: [u64; 2]) -> [u8; 36] {
     let high = (high & !0xf000) | 0x4000;
     let low = (low & !(0b11 << 62)) | (0b10 << 62);
-    format!(
-        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-        high >> 32,
-        (high >> 16) & 0xffff,
-        high & 0xffff,
-        low >> 48,
-        low & 0xffff_ffff_ffff
-    )
+    let mut text = [b'-'; 36];
+    let mut left = (u128::from(high) << 64) | u128::from(low);
+    for at in (0..text.len()).rev().filter(|at| !matches!(at, 8 | 13 | 18 | 23)) {
+        text[at] = b"0123456789abcdef"[(left & 0xf) as usize];
+        left >>= 4;
+    }
+    text
 }
 
 /// The trusted client address, and whether the header names a single one.
@@ -199,8 +199,7 @@ fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
 
 fn remove_internal(is_edge: bool, internal_only: &[String], headers: &mut HeaderBlock) {
     let is_removed = |name: &[u8]| {
-        (is_edge && EDGE.contains(&name))
-            || INTERNAL.contains(&name)
+        (name.starts_with(b"x-envoy-") && (INTERNAL.contains(&name) || (is_edge && EDGE.contains(&name))))
             || internal_only.iter().any(|other| other.as_bytes().eq_ignore_ascii_case(name))
     };
     headers.retain(|name, _| !is_removed(name));

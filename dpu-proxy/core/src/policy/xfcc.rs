@@ -32,50 +32,60 @@ pub fn apply(
         (Sanitize, _) | (_, None) => {
             head.headers.remove(NAME);
         }
-        (SanitizeSet, Some(certificate)) => head.headers.set(NAME, element(details, certificate).as_bytes()),
+        (SanitizeSet, Some(certificate)) => head.headers.set(NAME, &element(details, certificate)),
         (AppendForward, Some(certificate)) => append(&element(details, certificate), head),
     }
 }
 
-fn append(element: &str, head: &mut RequestHead) {
-    let mut list = Vec::new();
+fn append(element: &[u8], head: &mut RequestHead) {
+    let mut list = Vec::with_capacity(element.len());
     for value in head.headers.get_all(NAME).filter(|value| !value.is_empty()) {
         list.extend_from_slice(value);
         list.push(b',');
     }
-    list.extend_from_slice(element.as_bytes());
+    list.extend_from_slice(element);
     head.headers.set(NAME, &list);
 }
 
-/// In Envoy's order, whatever the order of the configuration.
-fn element(details: ClientCertDetails, certificate: &ClientCertificate<'_>) -> String {
-    let mut parts: Vec<String> = certificate.local_uri_sans.iter().map(|own| format!("By={own}")).collect();
-    parts.push(format!("Hash={}", hex(certificate.sha256)));
+/// In Envoy's order, whatever the order of the configuration. Every request of a mesh gets one: it is
+/// written into one buffer.
+fn element(details: ClientCertDetails, certificate: &ClientCertificate<'_>) -> Vec<u8> {
+    let mut text = Vec::with_capacity(512);
+    for own in certificate.local_uri_sans {
+        put(&mut text, &["By=", own, ";"]);
+    }
+    put(&mut text, &["Hash="]);
+    hex(certificate.sha256, &mut text);
     if details.cert {
         let leaf = certificate.chain_der.first().map_or(&[][..], Vec::as_slice);
-        parts.push(format!("Cert=\"{}\"", url_encoded(&pem(leaf))));
+        put(&mut text, &[";Cert=\"", &url_encoded(&pem(leaf)), "\""]);
     }
     if details.chain {
         let chain: String = certificate.chain_der.iter().map(|der| pem(der)).collect();
-        parts.push(format!("Chain=\"{}\"", url_encoded(&chain)));
+        put(&mut text, &[";Chain=\"", &url_encoded(&chain), "\""]);
     }
     if details.subject {
-        parts.push(format!("Subject=\"{}\"", certificate.subject));
+        put(&mut text, &[";Subject=\"", certificate.subject, "\""]);
     }
     if details.uri && certificate.uri_sans.is_empty() {
-        parts.push("URI=".to_owned());
+        put(&mut text, &[";URI="]);
     }
-    if details.uri {
-        parts.extend(certificate.uri_sans.iter().map(|uri| format!("URI={uri}")));
+    for uri in certificate.uri_sans.iter().filter(|_| details.uri) {
+        put(&mut text, &[";URI=", uri]);
     }
-    if details.dns {
-        parts.extend(certificate.dns_sans.iter().map(|name| format!("DNS={name}")));
+    for name in certificate.dns_sans.iter().filter(|_| details.dns) {
+        put(&mut text, &[";DNS=", name]);
     }
-    parts.join(";")
+    text
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+fn put(text: &mut Vec<u8>, parts: &[&str]) {
+    parts.iter().for_each(|part| text.extend_from_slice(part.as_bytes()));
+}
+
+fn hex(bytes: &[u8], text: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    text.extend(bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]).map(|digit| DIGITS[usize::from(digit)]));
 }
 
 fn pem(der: &[u8]) -> String {
