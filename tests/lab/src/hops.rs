@@ -72,12 +72,14 @@ pub fn all() -> Result<Vec<Hop>> {
     Ok(hops)
 }
 
-/// The hops of one request, once at least `expected` are there.
-pub fn of_request(id: &str, expected: usize) -> Result<Vec<Hop>> {
-    shell::wait_for(&format!("{expected} hops of request {id}"), Duration::from_secs(3), || {
+/// The hops of one request, once each of these (pass, path) is among them: proxies write their logs when they like.
+pub fn of_request(id: &str, expected: &[(&str, &str)]) -> Result<Vec<Hop>> {
+    shell::wait_for(&format!("the hops of request {id}"), Duration::from_secs(5), || {
         let mut hops = all()?;
         hops.retain(|hop| hop.request_id == id);
-        anyhow::ensure!(hops.len() >= expected, "there are {}", hops.len());
+        let is_there = |pass: &str, path: &str| hops.iter().any(|hop| hop.pass == pass && hop.path == path);
+        let missing: Vec<_> = expected.iter().filter(|(pass, path)| !is_there(pass, path)).collect();
+        anyhow::ensure!(missing.is_empty(), "missing {missing:?} among {hops:#?}");
         Ok(hops)
     })
 }

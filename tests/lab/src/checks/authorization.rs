@@ -30,7 +30,7 @@ fn admitted(_: &mut Lab) -> Result<()> {
 }
 
 fn denied_same_host(_: &mut Lab) -> Result<()> {
-    let (answer, hops) = traced("curl", vip::RATINGS, "ratings", "/ratings/0", &[], 1)?;
+    let (answer, hops) = traced("curl", vip::RATINGS, "ratings", "/ratings/0", &[], &["outbound"])?;
     ensure!(answer.status == 403 && answer.text.contains("RBAC: access denied"), "{answer:?}");
     ensure!(hops.iter().any(|hop| hop.status() == "403"), "no hop tells of the denial: {hops:#?}");
     Ok(())

@@ -98,7 +98,7 @@ fn expect(from: &str, address: &str, service: &str, path: &str, status: u16) -> 
 /// Waits until curl gets 503 with this response flag; the hop that says so.
 fn unavailable(address: &str, service: &str, path: &str, flag: &str) -> Result<Hop> {
     shell::wait_for(&format!("{service} with {flag}"), LIMIT, || {
-        let (answer, hops) = traced("curl", address, service, path, &[], 1)?;
+        let (answer, hops) = traced("curl", address, service, path, &[], &["outbound"])?;
         ensure!(answer.status == 503, "{service} answered {}: {}", answer.status, answer.text);
         let hop = hops.into_iter().find(|hop| hop.pass == "outbound").context("no hop out of the pod")?;
         ensure!(hop.flags.split(',').any(|one| one == flag), "flags {:?} instead of {flag}: {hop:?}", hop.flags);

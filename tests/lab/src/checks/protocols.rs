@@ -21,7 +21,8 @@ pub const CHECKS: &[Check] = &[
 ];
 
 fn http1_same_host(_: &mut Lab) -> Result<()> {
-    let (page, hops) = traced("curl", vip::PRODUCTPAGE, "productpage", "/productpage", &["--http1.1"], 2)?;
+    let (page, hops) =
+        traced("curl", vip::PRODUCTPAGE, "productpage", "/productpage", &["--http1.1"], &["outbound", "local"])?;
     ensure!(page.status == 200 && page.version == "1.1", "{page:?}");
     let first = hop(&hops, |hop| hop.cluster.contains("productpage"))?;
     ensure!(first.local_callee == pod("productpage-v1")?.uid(), "not in one pass: {first:?}");
@@ -32,7 +33,8 @@ fn http1_same_host(_: &mut Lab) -> Result<()> {
 }
 
 fn http1_other_host(_: &mut Lab) -> Result<()> {
-    let (details, hops) = traced("curl", vip::DETAILS, "details", "/details/0", &["--http1.1"], 2)?;
+    let (details, hops) =
+        traced("curl", vip::DETAILS, "details", "/details/0", &["--http1.1"], &["outbound", "inbound"])?;
     ensure!(details.status == 200, "{details:?}");
     let outbound = hop(&hops, |hop| hop.pass == "outbound")?;
     let inbound = hop(&hops, |hop| hop.pass == "inbound")?;

@@ -96,9 +96,7 @@ fn certificates(_: &mut Lab) -> Result<()> {
     }
     let status = stranger.https(details, Some("member"))?;
     ensure!(status == 200, "with a certificate of the mesh: {status}");
-    let logged = hops::all()?.into_iter().rfind(|hop| hop.details == "tls_handshake_failed");
-    let logged = logged.context("no refusal is in the hop log")?;
-    ensure!(logged.workload == details.uid(), "the refusal is logged of another pod: {logged:?}");
+    logged(details)?;
     unharmed()
 }
 
@@ -125,6 +123,16 @@ fn garbage(_: &mut Lab) -> Result<()> {
     }
     counted(before, inputs.len(), refusals)?;
     unharmed()
+}
+
+/// The hop log of the callee's host says whose connection was refused, and why.
+fn logged(pod: &Pod) -> Result<()> {
+    shell::wait_for("the refusal in the hop log", Duration::from_secs(5), || {
+        let refusal = hops::all()?.into_iter().rfind(|hop| hop.details == "tls_handshake_failed");
+        let refusal = refusal.context("it is not there")?;
+        ensure!(refusal.workload == pod.uid(), "it is logged of another pod: {refusal:?}");
+        Ok(())
+    })
 }
 
 /// So many refusals since `before`, as soon as the worker has counted them.

@@ -70,21 +70,22 @@ pub fn proxy_metric(host: Host, name: &str) -> Result<f64> {
     Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
 }
 
-/// A request with an id of its own, and its hops.
+/// A request with an id of its own, and its hops, those of these passes over its path among them.
 pub fn traced(
     from: &str,
     address: &str,
     service: &str,
     path: &str,
     options: &[&str],
-    hops: usize,
+    passes: &[&str],
 ) -> Result<(Response, Vec<Hop>)> {
     let id = request_id();
     let header = format!("x-request-id: {id}");
     let mut all = vec!["-H", header.as_str()];
     all.extend(options);
     let response = get(from, address, service, path, &all)?;
-    Ok((response, hops::of_request(&id, hops)?))
+    let expected: Vec<_> = passes.iter().map(|pass| (*pass, path)).collect();
+    Ok((response, hops::of_request(&id, &expected)?))
 }
 
 /// In the form that proxies keep.

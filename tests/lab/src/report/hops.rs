@@ -7,15 +7,27 @@ use crate::{hops, shell};
 use anyhow::{Context, Result, ensure};
 use std::time::Duration;
 
-/// Passes of the request and of what it makes others ask over HTTP: each call leaves by one and arrives by another.
-const PASSES: usize = 8;
+/// Each call leaves by one pass and arrives by another.
+const PASSES: [(&str, &str); 8] = [
+    ("outbound", "/productpage"),
+    ("local", "/productpage"),
+    ("outbound", "/details/0"),
+    ("inbound", "/details/0"),
+    ("outbound", "/reviews/0"),
+    ("inbound", "/reviews/0"),
+    ("outbound", "/ratings/0"),
+    ("inbound", "/ratings/0"),
+];
 
 /// Sends it and prints its way.
 pub fn print() -> Result<String> {
     println!("\n== One request: curl → productpage → details, reviews → ratings → mongodb");
-    let (page, mut hops) =
-        wait::traced("curl", vip::PRODUCTPAGE, "productpage", "/productpage", &["-H", "end-user: jason"], PASSES)?;
+    let id = wait::request_id();
+    let header = format!("x-request-id: {id}");
+    let options = ["-H", header.as_str(), "-H", "end-user: jason"];
+    let page = wait::get("curl", vip::PRODUCTPAGE, "productpage", "/productpage", &options)?;
     ensure!(page.status == 200, "the page answered {}: {}", page.status, page.text);
+    let mut hops = hops::of_request(&id, &PASSES)?;
     let since = hops.first().map_or(0.0, |hop| hop.time);
     hops.extend(of_database(since)?);
     hops.iter().for_each(print_hop);
