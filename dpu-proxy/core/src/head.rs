@@ -90,9 +90,10 @@ impl HeaderBlock {
 
     /// Removes every header of that (lower-case) name; true if there was one.
     pub fn remove(&mut self, name: &[u8]) -> bool {
-        let before = self.entries.len();
-        self.remove_after(name, 0);
-        self.entries.len() != before
+        // Most names that are removed are not there.
+        let Some(first) = self.position(name) else { return false };
+        self.remove_after(name, first);
+        true
     }
 
     /// First value of that (lower-case) name.
