@@ -13,6 +13,7 @@ use crate::connection::Connection;
 use crate::local;
 use crate::stream_info::UpstreamInfo;
 use crate::upstream::{ConnectError, ConnectErrorKind, Host, Outcome, TargetOptions, target};
+use dpu_proxy_core::head::{RequestHead, Version};
 use dpu_proxy_core::http1::ResponseMeta;
 use dpu_proxy_core::http1::response::Answers;
 use dpu_proxy_core::model::{TerminalFilter, UpstreamProtocol};
@@ -133,6 +134,7 @@ pub async fn send(request: &mut Request<'_>, plan: &mut Plan<'_>, hop: Hop) -> A
                 Failure::Upstream(_)
                     | Failure::Timeout
                     | Failure::PerTryTimeout
+                    | Failure::PerTryIdle
                     | Failure::CalleeTimeout
                     | Failure::CalleePerTryTimeout
             ) {
@@ -157,7 +159,7 @@ fn fail_connect(request: &mut Request<'_>, plan: &mut Plan<'_>, failure: &Failur
 async fn acquire(request: &mut Request<'_>, hop: &Hop) -> Result<Upstream, Failure> {
     let pass = request.scratch.last();
     let scoped = hop.cluster.scoped();
-    let protocol = protocol(pass, scoped.cluster.protocol, matches!(request.down, super::leg::Leg::H2(_)));
+    let protocol = protocol(&pass.head, scoped.cluster.protocol);
     let request_host = std::str::from_utf8(pass.head.authority()).ok();
     let options = TargetOptions { alpn: decide::alpn(pass, &scoped.cluster), request_host };
     let target = target(&request.session.worker, &pass.connection, &hop.cluster, &hop.host, &options)
@@ -184,8 +186,10 @@ async fn acquire(request: &mut Request<'_>, hop: &Hop) -> Result<Upstream, Failu
     .await
 }
 
-fn protocol(pass: &Pass, configured: UpstreamProtocol, is_h2: bool) -> UpstreamProtocol {
-    let is_upgrade = pass.head.headers.get(b"upgrade").is_some();
+/// The protocol to speak for a request.
+pub fn protocol(head: &RequestHead, configured: UpstreamProtocol) -> UpstreamProtocol {
+    let is_h2 = head.version == Version::Http2;
+    let is_upgrade = head.headers.get(b"upgrade").is_some();
     match configured {
         UpstreamProtocol::Downstream if is_h2 => UpstreamProtocol::Http2,
         UpstreamProtocol::Downstream => UpstreamProtocol::Http1,

@@ -41,7 +41,7 @@ pub async fn take(request: &mut Request<'_>, caller: &mut Plan<'_>, callee: Rc<C
     match &attempt {
         Attempt::Answered(..) => answered(caller, request.scratch.response.status),
         Attempt::Replied(reply) => answered(caller, reply.status),
-        Attempt::Failed(failure @ (Failure::Timeout | Failure::PerTryTimeout)) => {
+        Attempt::Failed(failure @ (Failure::Timeout | Failure::PerTryTimeout | Failure::PerTryIdle)) => {
             caller.report(Outcome::LocalOrigin);
             caller.count_failure(failure);
         }
@@ -159,6 +159,7 @@ fn is_of_callee(failure: &Failure) -> bool {
         | Failure::ClientGone
         | Failure::Timeout
         | Failure::PerTryTimeout
+        | Failure::PerTryIdle
         | Failure::StreamTimeout
         | Failure::Idle
         | Failure::RequestTimeout => false,

@@ -28,6 +28,7 @@ pub enum Failure {
     /// Of the whole request.
     Timeout,
     PerTryTimeout,
+    PerTryIdle,
     /// `max_stream_duration`.
     StreamTimeout,
     /// Of the whole request, as a callee on this host limits it.
@@ -45,6 +46,8 @@ pub struct Deadlines {
     /// Route timeout: counts from the end of the request.
     pub route: Option<Duration>,
     pub per_try: Option<Duration>,
+    /// Nothing moved for so long in an attempt.
+    pub per_try_idle: Option<Duration>,
     /// When the stream must have ended.
     pub stream: Option<Instant>,
     pub idle: Option<Duration>,
@@ -58,6 +61,8 @@ pub struct Clock {
     pub deadlines: Deadlines,
     route_at: Option<Instant>,
     per_try_at: Option<Instant>,
+    per_try_idle_at: Option<Instant>,
+    moved_in_try: u64,
     callee_at: Option<Instant>,
     callee_try_at: Option<Instant>,
     idle_at: Option<Instant>,
@@ -76,6 +81,7 @@ impl Clock {
     /// An attempt begins.
     pub fn attempt(&mut self, now: Instant) {
         self.per_try_at = self.deadlines.per_try.map(|timeout| now + timeout);
+        self.per_try_idle_at = self.deadlines.per_try_idle.map(|timeout| now + timeout);
         (self.callee_at, self.callee_try_at) = (None, None);
         self.idle_at = self.deadlines.idle.map(|timeout| now + timeout);
     }
@@ -99,7 +105,7 @@ impl Clock {
     /// For an upgraded connection only the idle limit counts.
     pub fn tunnel(&mut self) {
         (self.route_at, self.per_try_at, self.deadlines.request) = (None, None, None);
-        (self.callee_at, self.callee_try_at) = (None, None);
+        (self.callee_at, self.callee_try_at, self.per_try_idle_at) = (None, None, None);
     }
 
     /// Ready when a deadline passed. `moved` counts bytes.
@@ -108,6 +114,7 @@ impl Clock {
             let limits = earlier(earlier(self.route_at, self.per_try_at), self.deadlines.request);
             let limits = earlier(limits, self.deadlines.stream);
             let limits = earlier(limits, earlier(self.callee_at, self.callee_try_at));
+            let limits = earlier(limits, self.per_try_idle_at);
             let Some(deadline) = earlier(limits, self.idle_at) else { return Poll::Pending };
             ready!(timer.poll(cx, deadline));
             let now = Instant::now();
@@ -129,6 +136,13 @@ impl Clock {
             }
             if is_over(self.deadlines.request) {
                 return Poll::Ready(Failure::RequestTimeout);
+            }
+            if is_over(self.per_try_idle_at) {
+                if moved == self.moved_in_try {
+                    return Poll::Ready(Failure::PerTryIdle);
+                }
+                self.moved_in_try = moved;
+                self.per_try_idle_at = self.deadlines.per_try_idle.map(|timeout| now + timeout);
             }
             if is_over(self.idle_at) {
                 if moved == self.moved {
@@ -223,11 +237,12 @@ impl Flight<'_> {
             let replay = &mut *self.replay;
             match self.request.poll(cx, self.down, self.up, |data| replay.push(data)) {
                 Poll::Ready(Ok(())) => {
+                    replay.finish();
                     let now = Instant::now();
                     *self.request_ended = Some(now);
                     self.clock.request_ended(now);
                 }
-                Poll::Ready(Err(PumpError::From(LegError::Cut | LegError::Ended))) => {
+                Poll::Ready(Err(PumpError::From(LegError::Cut | LegError::Ended | LegError::Reset(_)))) => {
                     return Poll::Ready(Err(Failure::ClientGone));
                 }
                 Poll::Ready(Err(PumpError::From(error))) => return Poll::Ready(Err(Failure::Request(error))),
@@ -258,7 +273,7 @@ impl Flight<'_> {
 }
 
 /// Waits for the head of a response.
-fn poll_response_head(
+pub fn poll_response_head(
     up: &mut Leg,
     cx: &mut Context<'_>,
     answers: Answers,

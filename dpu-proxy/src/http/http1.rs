@@ -13,6 +13,8 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
+/// How long a head may take to come where the configuration sets no limit: a client that never finishes one does not stay.
+pub const SLOWEST_HEAD: Duration = Duration::from_secs(60);
 /// How long an idle connection stays once the proxy drains.
 const DRAIN_GRACE: Duration = Duration::from_millis(500);
 
@@ -79,7 +81,7 @@ async fn next_head(
             Poll::Ready(Err(HeadFailure::Closed | HeadFailure::Cut)) => return Poll::Ready(Err(Ended::Silently)),
             Poll::Pending => {}
         }
-        let waiting = waiting.get_or_insert_with(|| Waiting::new(manager));
+        let waiting = waiting.get_or_insert_with(|| Waiting::new(session));
         let is_idle = wire.read_ahead().is_empty();
         waiting.poll(cx, manager, is_idle, scratch, draining.as_mut()).map(Err)
     })
@@ -101,8 +103,11 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn new(manager: &HttpConnectionManager) -> Self {
+    fn new(session: &Session) -> Self {
+        let manager = &session.manager;
         let idle_until = manager.idle_timeout.map(|timeout| Instant::now() + timeout);
+        let ends_at = manager.max_connection_duration.map(|most| session.connection.started + most);
+        let idle_until = super::timer::earlier(idle_until, ends_at);
         Self { idle_until, head_until: None, is_draining: false }
     }
 
@@ -135,7 +140,7 @@ impl Waiting {
         scratch: &mut Scratch,
     ) -> Poll<Ended> {
         let limit = [manager.request_headers_timeout, manager.request_timeout, manager.stream_idle_timeout];
-        let Some(limit) = limit.into_iter().flatten().min() else { return Poll::Pending };
+        let limit = limit.into_iter().flatten().min().unwrap_or(SLOWEST_HEAD);
         let until = *self.head_until.get_or_insert_with(|| Instant::now() + limit);
         scratch.timer.poll(cx, until).map(|()| Ended::TooSlow)
     }
@@ -189,6 +194,7 @@ async fn refuse(session: &Session, leg: &mut Leg, scratch: &mut Scratch, error: 
 }
 
 async fn reject(session: &Session, leg: &mut Leg, scratch: &mut Scratch, error: HeadError) {
+    session.count("envoy_http_downstream_cx_protocol_error");
     tracing::debug!(remote = %session.connection.remote, %error, "malformed request");
     let text = match error.status() {
         431 => "Request Header Fields Too Large",
@@ -200,6 +206,7 @@ async fn reject(session: &Session, leg: &mut Leg, scratch: &mut Scratch, error: 
 }
 
 async fn too_slow(session: &Session, leg: &mut Leg, scratch: &mut Scratch) {
+    session.count("envoy_http_downstream_rq_header_timeout");
     scratch.outer.begin(session, Instant::now(), SystemTime::now());
     scratch.outer.head.clear();
     scratch.response.clear();

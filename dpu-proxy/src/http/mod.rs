@@ -3,7 +3,7 @@
 //! * `http1`, `http2`: the downstream side, up to a request's head. `wire`, `leg`: connections of both sides.
 //! * `request`: one request: decided (`decide`), forwarded (`plan`, `attempt`, `flight`; `callee`: through a callee of
 //!   this host), answered (`reply`).
-//! * `pool`: upstream connections. `buffer`, `timer`: memory and clocks that cost nothing while nothing happens.
+//! * `mirror`: copies of requests. `pool`: upstream connections. `buffer`, `timer`: memory and clocks that cost nothing while nothing happens.
 //! * `session`: what requests of one connection share and use again.
 
 mod attempt;
@@ -16,6 +16,7 @@ mod flight;
 mod http1;
 mod http2;
 mod leg;
+mod mirror;
 mod outcome;
 mod plan;
 mod pool;
@@ -37,10 +38,13 @@ use crate::io::Stream;
 use crate::worker::Worker;
 use dpu_proxy_core::model::{CodecType, HttpConnectionManager};
 use session::Session;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::net::{IpAddr, Ipv4Addr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
 use wire::Wire;
 
 /// What the HTTP path keeps per worker.
@@ -88,7 +92,10 @@ pub async fn serve_connection(
     let mut wire = Wire::new(stream);
     let is_http2 = match by_alpn {
         Some(is_http2) => is_http2,
-        None => is_preface(&mut wire).await,
+        None => match is_preface(&session, &mut wire).await {
+            Some(is_http2) => is_http2,
+            None => return,
+        },
     };
     match is_http2 {
         true => http2::serve_connection(session, wire.into_prefixed()).await,
@@ -96,21 +103,46 @@ pub async fn serve_connection(
     }
 }
 
-/// Reads until it is clear whether the client begins with HTTP/2.
-async fn is_preface(wire: &mut Wire) -> bool {
+/// Reads until it is clear whether the client begins with HTTP/2. `None`: nothing came for too long, or the proxy drains.
+async fn is_preface(session: &Session, wire: &mut Wire) -> Option<bool> {
+    let manager = &session.manager;
+    let mut draining = pin!(session.worker.draining());
+    let mut timer = timer::Timer::default();
+    let mut head_until = None;
     loop {
         let seen = wire.read_ahead();
-        let compared = seen.len().min(PREFACE.len());
+        let (is_silent, compared) = (seen.is_empty(), seen.len().min(PREFACE.len()));
         if seen[..compared] != PREFACE[..compared] {
-            return false;
+            return Some(false);
         }
         if compared == PREFACE.len() {
-            return true;
+            return Some(true);
         }
-        match poll_fn(|cx| wire.poll_fill(cx)).await {
-            Ok(1..) => {}
+        let mut until = None;
+        let filled = poll_fn(|cx| {
+            if let Poll::Ready(result) = wire.poll_fill(cx) {
+                return Poll::Ready(Some(result));
+            }
+            let limit = manager.request_headers_timeout.unwrap_or(http1::SLOWEST_HEAD);
+            let until = *until.get_or_insert_with(|| match is_silent {
+                true => manager.idle_timeout.map(|timeout| Instant::now() + timeout),
+                false => Some(*head_until.get_or_insert_with(|| Instant::now() + limit)),
+            });
+            if let Some(until) = until
+                && timer.poll(cx, until).is_ready()
+            {
+                return Poll::Ready(None);
+            }
+            if is_silent { draining.as_mut().poll(cx).map(|()| None) } else { Poll::Pending }
+        })
+        .await;
+        match filled {
+            Some(Ok(1..)) => {}
             // The next read says the same again.
-            Ok(_) | Err(_) => return false,
+            Some(_) => return Some(false),
+            None if is_silent => return None,
+            // HTTP/1.1 answers what is too slow.
+            None => return Some(false),
         }
     }
 }

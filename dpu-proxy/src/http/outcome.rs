@@ -24,6 +24,9 @@ pub fn reply(failure: &Failure, was_retried: bool, is_request_whole: bool) -> Re
             Reply::from(LocalReply::per_try_timeout()).flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT)
         }
         Failure::StreamTimeout => Reply::from(LocalReply::max_stream_duration(is_request_whole)),
+        Failure::PerTryIdle => Reply::from(LocalReply::timeout())
+            .details("upstream_per_try_idle_timeout".to_owned())
+            .flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT),
         Failure::Idle => {
             Reply::from(LocalReply::stream_idle_timeout(is_request_whole)).flag(ResponseFlags::STREAM_IDLE_TIMEOUT)
         }
@@ -84,6 +87,7 @@ pub fn cut(failure: &Failure, pass: &mut Pass) {
         Failure::Upstream(LegError::Malformed(_) | LegError::Ended) => {
             ("upstream_reset_after_response_started{protocol_error}", ResponseFlags::UPSTREAM_PROTOCOL_ERROR)
         }
+        Failure::PerTryIdle => ("upstream_per_try_idle_timeout", ResponseFlags::UPSTREAM_REQUEST_TIMEOUT),
         Failure::Timeout | Failure::PerTryTimeout => ("response_timeout", ResponseFlags::UPSTREAM_REQUEST_TIMEOUT),
         Failure::StreamTimeout => ("max_duration_timeout", ResponseFlags::default()),
         Failure::Idle => ("stream_idle_timeout", ResponseFlags::STREAM_IDLE_TIMEOUT),

@@ -160,7 +160,7 @@ fn as_reset(failure: &Failure) -> Option<Reset> {
         Failure::Connect(_) => Some(Reset::ConnectFailure),
         Failure::Upstream(LegError::Reset(h2::Reason::REFUSED_STREAM)) => Some(Reset::RefusedStream),
         Failure::Upstream(_) => Some(Reset::Other { started: true }),
-        Failure::PerTryTimeout | Failure::CalleePerTryTimeout => Some(Reset::PerTryTimeout),
+        Failure::PerTryTimeout | Failure::PerTryIdle | Failure::CalleePerTryTimeout => Some(Reset::PerTryTimeout),
         Failure::Request(_)
         | Failure::ClientGone
         | Failure::Timeout
@@ -222,9 +222,11 @@ impl<'a> Plan<'a> {
     /// Counts a failed attempt.
     pub fn count_failure(&self, failure: &Failure) {
         match failure {
-            Failure::Timeout | Failure::PerTryTimeout | Failure::CalleeTimeout | Failure::CalleePerTryTimeout => {
-                self.cluster.stats.request_timeouts.inc()
-            }
+            Failure::Timeout
+            | Failure::PerTryTimeout
+            | Failure::PerTryIdle
+            | Failure::CalleeTimeout
+            | Failure::CalleePerTryTimeout => self.cluster.stats.request_timeouts.inc(),
             Failure::Upstream(_) => self.cluster.stats.request_resets.inc(),
             _ => {}
         }

@@ -69,6 +69,12 @@ pub struct Facts {
 struct Multiplexed {
     send: RefCell<SendRequest<Bytes>>,
     streams: Cell<u32>,
+    begun: Cell<u32>,
+    opened: Instant,
+    /// Since when there has been no stream.
+    idle_since: Cell<Instant>,
+    max_requests: Option<u32>,
+    max_duration: Option<Duration>,
     is_closed: Rc<Cell<bool>>,
     local_address: SocketAddr,
     peer: Option<Arc<PeerCertificate>>,
@@ -227,7 +233,7 @@ impl Pool {
     }
 
     fn stream(self: &Rc<Self>) -> Option<Upstream> {
-        self.multiplexed.borrow_mut().retain(|connection| !connection.is_closed.get());
+        self.multiplexed.borrow_mut().retain(|connection| !connection.is_closed.get() && !connection.is_spent());
         let connections = self.multiplexed.borrow();
         let connection = connections.iter().find(|connection| connection.has_room())?;
         Some(self.lease_stream(connection))
@@ -235,6 +241,7 @@ impl Pool {
 
     fn lease_stream(self: &Rc<Self>, connection: &Rc<Multiplexed>) -> Upstream {
         connection.streams.set(connection.streams.get() + 1);
+        connection.begun.set(connection.begun.get() + 1);
         let lease = Lease { pool: Rc::clone(self), kind: Kind::Stream(Rc::clone(connection)) };
         Upstream { leg: Leg::H2(Box::default()), lease }
     }
@@ -282,6 +289,11 @@ impl Pool {
         let connection = Rc::new(Multiplexed {
             send: RefCell::new(send),
             streams: Cell::new(0),
+            begun: Cell::new(0),
+            opened,
+            idle_since: Cell::new(Instant::now()),
+            max_requests: cluster.http.max_requests_per_connection,
+            max_duration: cluster.http.max_connection_duration,
             is_closed: Rc::clone(&is_closed),
             local_address,
             peer,
@@ -295,6 +307,7 @@ impl Pool {
             is_closed.set(true);
         });
         self.multiplexed.borrow_mut().push(Rc::clone(&connection));
+        self.start_reaping(cluster.http.idle_timeout);
         Ok(self.lease_stream(&connection))
     }
 
@@ -342,13 +355,25 @@ impl Pool {
         let mut idle = std::mem::take(&mut *self.idle.borrow_mut());
         let is_fresh = |idle: &Idle| timeout.is_none_or(|timeout| now.duration_since(idle.since) < timeout);
         idle.retain_mut(|idle| is_fresh(idle) && idle.wire.is_quiet());
-        let is_left = !idle.is_empty();
         *self.idle.borrow_mut() = idle;
-        is_left
+        let is_in_use = |connection: &Rc<Multiplexed>| {
+            connection.streams.get() > 0
+                || timeout.is_none_or(|timeout| now.duration_since(connection.idle_since.get()) < timeout)
+        };
+        let mut multiplexed = self.multiplexed.borrow_mut();
+        // What is dropped here ends with its last stream.
+        multiplexed.retain(|connection| !connection.is_closed.get() && !connection.is_spent() && is_in_use(connection));
+        !multiplexed.is_empty() || !self.idle.borrow().is_empty()
     }
 }
 
 impl Multiplexed {
+    /// It has carried what it may: streams finish, and no new one begins.
+    fn is_spent(&self) -> bool {
+        self.max_requests.is_some_and(|most| self.begun.get() >= most)
+            || self.max_duration.is_some_and(|most| self.opened.elapsed() >= most)
+    }
+
     fn has_room(&self) -> bool {
         let most = self.send.borrow().current_max_send_streams();
         !self.is_closed.get() && (self.streams.get() as usize) < most
@@ -359,6 +384,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if let Kind::Stream(connection) = &self.kind {
             connection.streams.set(connection.streams.get() - 1);
+            connection.idle_since.set(Instant::now());
         }
     }
 }

@@ -9,8 +9,8 @@ use super::leg::{Leg, Pump};
 use super::plan::{Again, Plan};
 use super::pool::Upstream;
 use super::reply::Reply;
-use super::session::{Pass, Scratch, Session};
-use super::{flight, outcome};
+use super::session::{Chosen, Pass, Scratch, Session};
+use super::{flight, mirror, outcome};
 use crate::stream_info::ResponseFlags;
 use crate::upstream::Outcome;
 use dpu_proxy_core::head::Version;
@@ -134,6 +134,7 @@ impl Request<'_> {
     async fn forward(&mut self, mut plan: Plan<'_>) -> After {
         self.clock.deadlines.route = plan.timeout;
         self.clock.deadlines.per_try = plan.per_try_timeout;
+        self.clock.deadlines.per_try_idle = plan.timeouts.per_try_idle;
         self.clock.deadlines.stream = plan.stream_timeout.map(|timeout| self.scratch.outer.info.started + timeout);
         self.clock.deadlines.idle = plan.idle_timeout.or(self.clock.deadlines.idle);
         let limit = self.session.connection.listener.per_connection_buffer_limit_bytes as usize;
@@ -141,6 +142,7 @@ impl Request<'_> {
             self.clock.request_ended(Instant::now());
         }
         self.scratch.replay.begin(if plan.retries.is_possible() { limit } else { 0 });
+        self.mirror(&plan, limit);
         loop {
             match attempt(self, &mut plan).await {
                 Attempt::Answered(upstream, meta) => {
@@ -173,6 +175,17 @@ impl Request<'_> {
                 }
             }
         }
+    }
+
+    /// Starts the copies of the request that its route asks for.
+    fn mirror(&mut self, plan: &Plan<'_>, limit: usize) {
+        let outer = &self.scratch.outer;
+        let Some(action) = outer.chosen.as_ref().and_then(Chosen::action).filter(|action| !action.mirrors.is_empty())
+        else {
+            return;
+        };
+        let limit = self.has_body().then_some(limit);
+        self.scratch.replay.copies = mirror::start(&self.session.worker, outer, action, plan.timeout, limit);
     }
 
     /// There is no response.
@@ -445,6 +458,8 @@ impl Request<'_> {
     /// Tells of the request's end.
     pub fn finish(&mut self) {
         let outer = &mut self.scratch.outer;
+        // Copies of a request that was not received whole end with it.
+        self.scratch.replay.copies.clear();
         outer.info.bytes_received = self.pump.bytes;
         outer.info.request_ended = self.request_ended.map(|at| at - outer.info.started);
         self.end_callee();

@@ -90,6 +90,12 @@ impl Session {
         connection.map(Ok)
     }
 
+    /// Counts something of the connection manager.
+    pub fn count(&self, name: &'static str) {
+        let label = [("envoy_http_conn_manager_prefix", self.manager.stat_prefix.as_str())];
+        self.worker.stats.counter(name, &label).inc();
+    }
+
     /// Takes the configuration in force now, between two requests.
     pub fn refresh(&mut self) {
         let state = self.worker.state();
@@ -287,6 +293,8 @@ impl Scratch {
 #[derive(Debug, Default)]
 pub struct Replay {
     pub bytes: Vec<u8>,
+    /// Copies of the request that get the body, too.
+    pub copies: Vec<super::mirror::Copy>,
     limit: usize,
     is_complete: bool,
 }
@@ -301,12 +309,21 @@ impl Replay {
 
     /// Keeps a piece, if it fits.
     pub fn push(&mut self, data: &[u8]) {
+        if !self.copies.is_empty() {
+            let piece = bytes::Bytes::copy_from_slice(data);
+            self.copies.retain(|copy| copy.push(&piece));
+        }
         self.is_complete &= self.bytes.len() + data.len() <= self.limit;
         if self.is_complete {
             self.bytes.extend_from_slice(data);
         } else {
             self.bytes = Vec::new();
         }
+    }
+
+    /// The body was passed on whole.
+    pub fn finish(&mut self) {
+        self.copies.drain(..).for_each(super::mirror::Copy::finish);
     }
 
     /// True when all that was sent is kept.

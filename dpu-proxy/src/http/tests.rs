@@ -20,6 +20,8 @@ use tokio::sync::watch;
 mod callee;
 mod forward;
 mod h2;
+mod hostile;
+mod mirror;
 
 /// A proxy in this process.
 struct Proxy {
@@ -62,7 +64,6 @@ fn manager(routes: RouteConfig) -> HttpConnectionManager {
         idle_timeout: Some(Duration::from_secs(3600)),
         max_connection_duration: None,
         max_requests_per_connection: None,
-        drain_timeout: Duration::from_secs(5),
         delayed_close_timeout: Duration::from_secs(1),
         max_request_headers_kb: 60,
         max_headers_count: 100,
@@ -108,7 +109,6 @@ fn route(prefix: &str, action: RouteAction) -> Arc<Route> {
         headers: HeaderEdits::default(),
         cors: None,
         overrides: FilterOverrides::default(),
-        operation: String::new(),
     })
 }
 
@@ -146,7 +146,6 @@ fn cluster(id: u64, name: &str, address: SocketAddr, protocol: UpstreamProtocol)
         bind_source: None,
         tcp_keepalive: None,
         locality_weighted: false,
-        close_connections_on_host_health_failure: false,
         delivers_to_workload: false,
     };
     Arc::new(ScopedCluster { id, cluster: Arc::new(cluster), endpoints })
@@ -245,7 +244,6 @@ fn listener(address: SocketAddr) -> Listener {
         access_logs: Vec::new(),
         per_connection_buffer_limit_bytes: 1 << 20,
         backlog: None,
-        reuse_port: false,
     }
 }
 

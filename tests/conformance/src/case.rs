@@ -88,6 +88,8 @@ pub enum Field {
     UpstreamHeaders,
     CodeDetails,
     Termination,
+    /// Requests that upstreams are asked at the same time.
+    UpstreamOrder,
     ConnectionClosed,
     /// Compare the share of each backend within five standard deviations instead of the sequence.
     Distribution,

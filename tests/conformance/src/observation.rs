@@ -152,6 +152,9 @@ fn strip(mut observation: Observation, ignored: &BTreeMap<Field, String>) -> Obs
             line.termination.clear();
         }
     }
+    if skip(Field::UpstreamOrder) {
+        observation.upstream.sort_by(|a, b| a.backend.cmp(&b.backend));
+    }
     observation.closed &= !skip(Field::ConnectionClosed);
     observation
 }

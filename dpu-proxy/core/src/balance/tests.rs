@@ -21,7 +21,6 @@ fn cluster(lb_policy: LbPolicy, locality_weighted: bool) -> Cluster {
         bind_source: None,
         tcp_keepalive: None,
         locality_weighted,
-        close_connections_on_host_health_failure: false,
         delivers_to_workload: false,
     }
 }

@@ -33,7 +33,7 @@ const READ: &[(&str, &str)] = &[
         "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "codec_type stat_prefix rds route_config scoped_routes http_filters common_http_protocol_options \
          http_protocol_options http2_protocol_options server_name server_header_transformation max_request_headers_kb \
-         stream_idle_timeout request_timeout request_headers_timeout drain_timeout delayed_close_timeout access_log \
+         stream_idle_timeout request_timeout request_headers_timeout delayed_close_timeout access_log \
          use_remote_address xff_num_trusted_hops original_ip_detection_extensions early_header_mutation_extensions \
          skip_xff_append via generate_request_id preserve_external_request_id always_set_request_id_in_response \
          forward_client_cert_details set_current_client_cert_details forward_client_cert_matcher proxy_100_continue \
@@ -140,7 +140,7 @@ const READ: &[(&str, &str)] = &[
          http2_protocol_options typed_extension_protocol_options dns_refresh_rate respect_dns_ttl dns_lookup_family \
          outlier_detection cleanup_interval upstream_bind_config lb_subset_config ring_hash_lb_config maglev_lb_config \
          original_dst_lb_config least_request_lb_config round_robin_lb_config common_lb_config transport_socket metadata \
-         protocol_selection filters upstream_connection_options close_connections_on_host_health_failure load_balancing_policy",
+         protocol_selection filters upstream_connection_options load_balancing_policy",
     ),
     (
         "config.cluster.v3.Cluster.CommonLbConfig",
@@ -154,7 +154,7 @@ const READ: &[(&str, &str)] = &[
     (
         "config.cluster.v3.OutlierDetection",
         "consecutive_5xx interval base_ejection_time max_ejection_percent enforcing_consecutive_5xx \
-         enforcing_success_rate success_rate_minimum_hosts success_rate_request_volume success_rate_stdev_factor \
+         enforcing_success_rate \
          consecutive_gateway_failure enforcing_consecutive_gateway_failure max_ejection_time",
     ),
     ("config.cluster.v3.UpstreamConnectionOptions", "tcp_keepalive"),

@@ -54,7 +54,6 @@ pub fn cluster(at: At<'_>, proto: &cluster::Cluster, in_workload_scope: bool) ->
         per_connection_buffer_limit_bytes: number(proto.per_connection_buffer_limit_bytes).unwrap_or(DEFAULT_BUFFER),
         bind_source: if delivers_to_workload { None } else { bind_source(at, proto.upstream_bind_config.as_ref())? },
         tcp_keepalive: keepalive(proto),
-        close_connections_on_host_health_failure: proto.close_connections_on_host_health_failure,
         delivers_to_workload,
     })
 }
@@ -219,7 +218,7 @@ fn custom_discovery(
 fn original_dst(at: At<'_>, proto: &cluster::Cluster) -> Result<Discovery, ConfigError> {
     use cluster::cluster::LbConfig;
     let Some(LbConfig::OriginalDstLbConfig(config)) = &proto.lb_config else {
-        return Ok(Discovery::OriginalDst { use_http_header: false, port_override: None });
+        return Ok(Discovery::OriginalDst { port_override: None });
     };
     let at = at.field("original_dst_lb_config");
     if !config.http_header_name.is_empty() && config.http_header_name != "x-envoy-original-dst-host" {
@@ -230,7 +229,10 @@ fn original_dst(at: At<'_>, proto: &cluster::Cluster) -> Result<Discovery, Confi
     }
     let port_override =
         number(config.upstream_port_override).map(|value| port(at.field("upstream_port_override"), value));
-    Ok(Discovery::OriginalDst { use_http_header: config.use_http_header, port_override: port_override.transpose()? })
+    if config.use_http_header {
+        at.field("use_http_header").unsupported("requests go to their original destination, whatever a header says");
+    }
+    Ok(Discovery::OriginalDst { port_override: port_override.transpose()? })
 }
 
 fn transport_sockets(at: At<'_>, proto: &cluster::Cluster) -> Result<TransportSockets, ConfigError> {
@@ -281,6 +283,10 @@ fn outlier(at: At<'_>, proto: &cluster::OutlierDetection) -> Result<OutlierDetec
         value if value > 100 => Err(at.field(field).refuse(format!("{value} is more than 100 percent"))),
         value => Ok(value),
     };
+    // On by default in Envoy; Istio switches it off.
+    if percent("enforcing_success_rate", proto.enforcing_success_rate, 100)? > 0 {
+        at.field("enforcing_success_rate").unsupported("hosts are not ejected by their success rate; give 0");
+    }
     Ok(OutlierDetection {
         consecutive_5xx: number(proto.consecutive_5xx).unwrap_or(5),
         consecutive_gateway_failure: number(proto.consecutive_gateway_failure).unwrap_or(5),
@@ -294,10 +300,6 @@ fn outlier(at: At<'_>, proto: &cluster::OutlierDetection) -> Result<OutlierDetec
             proto.enforcing_consecutive_gateway_failure,
             0,
         )?,
-        enforcing_success_rate_percent: percent("enforcing_success_rate", proto.enforcing_success_rate, 100)?,
-        success_rate_minimum_hosts: number(proto.success_rate_minimum_hosts).unwrap_or(5),
-        success_rate_request_volume: number(proto.success_rate_request_volume).unwrap_or(100),
-        success_rate_stdev_factor: number(proto.success_rate_stdev_factor).unwrap_or(1900),
     })
 }
 

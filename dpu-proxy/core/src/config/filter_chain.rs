@@ -21,7 +21,7 @@ use std::time::Duration;
 /// A filter chain. `matched`: false for the default chain, whose match means nothing.
 pub fn filter_chain(at: At<'_>, proto: &listener::FilterChain, matched: bool) -> Result<FilterChain, ConfigError> {
     if proto.use_proxy_proto.is_some_and(|flag| flag.value) {
-        return Err(at.field("use_proxy_proto").refuse("not supported here; use the proxy_protocol listener filter"));
+        return Err(at.field("use_proxy_proto").refuse("the PROXY protocol is not supported; leave it out"));
     }
     let matches = match &proto.filter_chain_match {
         Some(proto) if matched => chain_match(at.field("filter_chain_match"), proto)?,

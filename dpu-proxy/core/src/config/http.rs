@@ -79,7 +79,6 @@ pub fn connection_manager(
             None,
         )?,
         max_requests_per_connection: number(common.max_requests_per_connection).filter(|count| *count > 0),
-        drain_timeout: duration_or(at.field("drain_timeout"), proto.drain_timeout.as_ref(), seconds(5))?,
         delayed_close_timeout: duration_or(
             at.field("delayed_close_timeout"),
             proto.delayed_close_timeout.as_ref(),
@@ -277,10 +276,12 @@ pub fn http2_options(at: At<'_>, proto: Option<&core::Http2ProtocolOptions>) -> 
     if proto.allow_metadata {
         at.field("allow_metadata").unsupported("METADATA frames are ignored");
     }
+    if proto.allow_connect {
+        at.field("allow_connect").unsupported("no extended CONNECT over HTTP/2; upgrades work over HTTP/1.1");
+    }
     Http2Options {
         max_concurrent_streams: number(proto.max_concurrent_streams),
         initial_stream_window_size: number(proto.initial_stream_window_size),
         initial_connection_window_size: number(proto.initial_connection_window_size),
-        allow_connect: proto.allow_connect,
     }
 }

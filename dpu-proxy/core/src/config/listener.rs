@@ -46,11 +46,13 @@ pub fn listener(at: At<'_>, proto: &listener::Listener) -> Result<Listener, Conf
         access_logs: access_log::logs(at, "access_log", &proto.access_log)?,
         per_connection_buffer_limit_bytes: number(proto.per_connection_buffer_limit_bytes).unwrap_or(DEFAULT_BUFFER),
         backlog: number(proto.tcp_backlog_size),
-        reuse_port: flag(proto.enable_reuse_port, true),
     })
 }
 
 fn refuse_unknown(at: At<'_>, proto: &listener::Listener) -> Result<(), ConfigError> {
+    if proto.enable_reuse_port.as_ref().is_some_and(|enabled| !enabled.value) {
+        at.field("enable_reuse_port").unsupported("every worker listens by itself");
+    }
     let asked = [
         (
             "filter_chain_matcher",
@@ -131,7 +133,10 @@ fn set(
         "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => made.tls_inspector = Some(scope),
         "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector" => made.http_inspector = Some(scope),
         "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" if always => made.original_dst = true,
-        "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol" if always => made.proxy_protocol = true,
+        // Ignoring it would take the proxy's address for the client's.
+        "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol" => {
+            return Err(at.refuse("the PROXY protocol is not supported; leave the filter out"));
+        }
         // The source address is kept wherever the DPU delivers; elsewhere it cannot be.
         "envoy.extensions.filters.listener.original_src.v3.OriginalSrc" => {
             at.unsupported("source addresses are kept by the dataplane, not by this filter");

@@ -39,8 +39,8 @@ pub fn network_filter(at: At<'_>, proto: &network::Rbac) -> Result<NetworkRbac, 
         stat_prefix: proto.stat_prefix.clone(),
         shadow_stat_prefix: proto.shadow_rules_stat_prefix.clone(),
     };
-    let continuous = proto.enforcement_type == network::rbac::EnforcementType::Continuous as i32;
-    Ok(NetworkRbac { rbac, continuous })
+    // `enforcement_type` makes no difference: what rules look at does not change while a connection lasts.
+    Ok(NetworkRbac { rbac })
 }
 
 /// Unset rules are no rules; empty ALLOW rules allow nobody.

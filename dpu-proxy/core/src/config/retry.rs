@@ -22,7 +22,6 @@ pub fn retry_policy(at: At<'_>, proto: &route::RetryPolicy) -> Result<RetryPolic
         retriable_headers: matcher::headers(at, "retriable_headers", &proto.retriable_headers)?,
         retriable_request_headers: matcher::headers(at, "retriable_request_headers", &proto.retriable_request_headers)?,
         avoid_previous_hosts: avoids_previous_hosts(at, proto),
-        host_selection_attempts: u32::try_from(proto.host_selection_retry_max_attempts).unwrap_or(0).max(1),
         backoff_base,
         backoff_max,
     })

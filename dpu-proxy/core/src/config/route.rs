@@ -142,7 +142,6 @@ fn route(at: At<'_>, proto: &route::Route, inherited: Inherited<'_>) -> Result<R
         headers: route_headers(at, proto)?,
         cors: level.cors.or(old_cors(at, route_cors(proto))?),
         overrides: level.filters,
-        operation: proto.decorator.as_ref().map(|decorator| decorator.operation.clone()).unwrap_or_default(),
     })
 }
 

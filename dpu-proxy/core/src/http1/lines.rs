@@ -22,7 +22,14 @@ impl HeadReader {
     /// Looks at `buffer`, which begins with the head and has grown since the last call. The length of
     /// the head when it is whole. Empty lines before the first line are passed over.
     pub fn advance(&mut self, buffer: &[u8], limits: &Limits) -> Result<Option<usize>, HeadError> {
-        self.scan(buffer, limits, false)
+        let whole = self.scan(buffer, limits, false)?;
+        // What does not begin like a message need not come to its end.
+        match buffer.get(self.line_start) {
+            Some(byte) if whole.is_none() && self.lines.is_empty() && *byte != b'\r' && !is_token(*byte) => {
+                Err(HeadError::FirstLine)
+            }
+            _ => Ok(whole),
+        }
     }
 
     /// The same for trailers, which have no first line and may be empty.

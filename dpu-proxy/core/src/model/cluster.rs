@@ -24,7 +24,6 @@ pub struct Cluster {
     pub bind_source: Option<SocketAddr>,
     pub tcp_keepalive: Option<TcpKeepalive>,
     pub locality_weighted: bool,
-    pub close_connections_on_host_health_failure: bool,
     /// Inbound cluster of a sidecar (name `inbound|PORT||`, or InboundPassthroughCluster):
     /// delivered to the workload's own address through its representor.
     pub delivers_to_workload: bool,
@@ -50,7 +49,6 @@ pub enum Discovery {
         family: DnsFamily,
     },
     OriginalDst {
-        use_http_header: bool,
         port_override: Option<u16>,
     },
 }
@@ -161,10 +159,6 @@ pub struct OutlierDetection {
     pub max_ejection_percent: u32,
     pub enforcing_consecutive_5xx_percent: u32,
     pub enforcing_consecutive_gateway_failure_percent: u32,
-    pub enforcing_success_rate_percent: u32,
-    pub success_rate_minimum_hosts: u32,
-    pub success_rate_request_volume: u32,
-    pub success_rate_stdev_factor: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -41,7 +41,6 @@ pub struct HttpConnectionManager {
     pub idle_timeout: Option<Duration>,
     pub max_connection_duration: Option<Duration>,
     pub max_requests_per_connection: Option<u32>,
-    pub drain_timeout: Duration,
     pub delayed_close_timeout: Duration,
     /// KiB; Envoy's default is 60.
     pub max_request_headers_kb: u32,
@@ -192,7 +191,6 @@ pub struct Http2Options {
     pub initial_stream_window_size: Option<u32>,
     /// Bytes.
     pub initial_connection_window_size: Option<u32>,
-    pub allow_connect: bool,
 }
 
 /// Envoy's `TcpProxy`.

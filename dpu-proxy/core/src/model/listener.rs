@@ -30,7 +30,6 @@ pub struct Listener {
     /// Bytes; read buffer limit per connection. Envoy's default: 1 MiB.
     pub per_connection_buffer_limit_bytes: u32,
     pub backlog: Option<u32>,
-    pub reuse_port: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -47,7 +46,6 @@ pub struct ListenerFilters {
     pub original_dst: bool,
     pub tls_inspector: Option<InspectorScope>,
     pub http_inspector: Option<InspectorScope>,
-    pub proxy_protocol: bool,
 }
 
 /// Destination ports for which an inspector is switched off (`filter_disabled`): `[start, end)`.

@@ -16,7 +16,6 @@ pub struct HttpRbac {
 #[derive(Clone, Debug, PartialEq)]
 pub struct NetworkRbac {
     pub rbac: HttpRbac,
-    pub continuous: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]

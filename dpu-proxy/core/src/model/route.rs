@@ -53,8 +53,6 @@ pub struct Route {
     pub headers: HeaderEdits,
     pub cors: Option<Arc<CorsPolicy>>,
     pub overrides: FilterOverrides,
-    /// `decorator.operation`.
-    pub operation: String,
 }
 
 #[derive(Debug)]
@@ -243,7 +241,6 @@ pub struct RetryPolicy {
     pub retriable_request_headers: Vec<HeaderMatcher>,
     /// `previous_hosts` predicate.
     pub avoid_previous_hosts: bool,
-    pub host_selection_attempts: u32,
     /// Envoy's defaults: 25 ms, ten times that.
     pub backoff_base: Duration,
     pub backoff_max: Duration,

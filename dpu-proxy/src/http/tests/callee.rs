@@ -103,7 +103,7 @@ fn changed(made: Arc<ScopedCluster>, change: impl FnOnce(&mut Cluster)) -> Arc<S
 fn state(setup: Setup, application: SocketAddr) -> (State, HttpConnectionManager) {
     let outbound = changed(cluster(1, "a", application, UpstreamProtocol::Http1), |a| a.transport.default = mesh_tls());
     let inbound = changed(cluster(2, "inbound|80||", application, UpstreamProtocol::Http1), |inbound| {
-        inbound.discovery = Discovery::OriginalDst { use_http_header: false, port_override: None };
+        inbound.discovery = Discovery::OriginalDst { port_override: None };
         inbound.delivers_to_workload = true;
     });
     let mut route = Arc::into_inner(route("/", setup.inbound)).expect("not shared yet");
@@ -267,7 +267,6 @@ fn retry(on: RetryOn) -> Option<Arc<RetryPolicy>> {
         retriable_headers: Vec::new(),
         retriable_request_headers: Vec::new(),
         avoid_previous_hosts: false,
-        host_selection_attempts: 1,
         backoff_base: Duration::from_millis(1),
         backoff_max: Duration::from_millis(2),
     }))

@@ -29,7 +29,6 @@ fn listener(chains: Vec<Arc<FilterChain>>, default: Option<Arc<FilterChain>>) ->
         access_logs: Vec::new(),
         per_connection_buffer_limit_bytes: 0,
         backlog: None,
-        reuse_port: false,
     }
 }
 

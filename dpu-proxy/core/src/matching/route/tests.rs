@@ -53,7 +53,6 @@ fn to(name: &str, matches: RouteMatch, cluster: ClusterSpecifier) -> Arc<Route> 
         headers: HeaderEdits::default(),
         cors: None,
         overrides: FilterOverrides::default(),
-        operation: String::new(),
     })
 }
 

@@ -166,7 +166,6 @@ fn order(most_specific_wins: bool) -> (Vec<String>, String) {
         headers: adding(vec![command("x", Command::Request(":authority".into(), None))]),
         cors: None,
         overrides: FilterOverrides::default(),
-        operation: String::new(),
     });
     let virtual_host = std::sync::Arc::new(VirtualHost { headers: appending("host"), ..VirtualHost::default() });
     let config = RouteConfig { headers: appending("config"), most_specific_wins, ..RouteConfig::default() };

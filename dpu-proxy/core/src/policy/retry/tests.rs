@@ -15,7 +15,6 @@ fn policy(words: &str, num_retries: u32) -> RetryPolicy {
         retriable_headers: Vec::new(),
         retriable_request_headers: Vec::new(),
         avoid_previous_hosts: false,
-        host_selection_attempts: 1,
         backoff_base: Duration::from_millis(25),
         backoff_max: Duration::from_millis(250),
     }

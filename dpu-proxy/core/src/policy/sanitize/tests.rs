@@ -37,7 +37,6 @@ fn manager() -> HttpConnectionManager {
         idle_timeout: None,
         max_connection_duration: None,
         max_requests_per_connection: None,
-        drain_timeout: Duration::from_secs(5),
         delayed_close_timeout: Duration::from_secs(1),
         max_request_headers_kb: 60,
         max_headers_count: 100,
