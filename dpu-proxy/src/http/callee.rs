@@ -93,6 +93,11 @@ async fn forward(request: &mut Request<'_>, caller: &mut Plan<'_>) -> Attempt {
         Ok(plan) => plan,
         Err(reply) => return Attempt::Replied(reply),
     };
+    if plan.retries.is_possible() {
+        let limit = request.session.connection.listener.per_connection_buffer_limit_bytes as usize;
+        request.scratch.replay.keep(limit);
+    }
+    request.mirror(plan.timeout);
     request.clock.begin_callee(plan.timeout, plan.stream_timeout);
     loop {
         let failure = match once(request, &mut plan).await {

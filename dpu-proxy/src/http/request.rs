@@ -142,7 +142,7 @@ impl Request<'_> {
             self.clock.request_ended(Instant::now());
         }
         self.scratch.replay.begin(if plan.retries.is_possible() { limit } else { 0 });
-        self.mirror(&plan, limit);
+        self.mirror(plan.timeout);
         loop {
             match attempt(self, &mut plan).await {
                 Attempt::Answered(upstream, meta) => {
@@ -178,14 +178,20 @@ impl Request<'_> {
     }
 
     /// Starts the copies of the request that its route asks for.
-    fn mirror(&mut self, plan: &Plan<'_>, limit: usize) {
-        let outer = &self.scratch.outer;
-        let Some(action) = outer.chosen.as_ref().and_then(Chosen::action).filter(|action| !action.mirrors.is_empty())
+    pub fn mirror(&mut self, timeout: Option<Duration>) {
+        let pass = self.scratch.last();
+        let Some(action) = pass.chosen.as_ref().and_then(Chosen::action).filter(|action| !action.mirrors.is_empty())
         else {
             return;
         };
+        // A copy that begins in the middle of a body would be another request.
+        if self.pump.bytes > 0 {
+            return;
+        }
+        let limit = self.session.connection.listener.per_connection_buffer_limit_bytes as usize;
         let limit = self.has_body().then_some(limit);
-        self.scratch.replay.copies = mirror::start(&self.session.worker, outer, action, plan.timeout, limit);
+        let copies = mirror::start(&self.session.worker, pass, action, timeout, limit);
+        self.scratch.replay.copies.extend(copies);
     }
 
     /// There is no response.

@@ -307,6 +307,13 @@ impl Replay {
         self.is_complete = true;
     }
 
+    /// Keeps as much, too, if nothing was sent yet.
+    pub fn keep(&mut self, limit: usize) {
+        if self.is_complete && self.bytes.is_empty() {
+            self.limit = self.limit.max(limit);
+        }
+    }
+
     /// Keeps a piece, if it fits.
     pub fn push(&mut self, data: &[u8]) {
         if !self.copies.is_empty() {
