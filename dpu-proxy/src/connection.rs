@@ -59,7 +59,7 @@ pub struct Connection {
     pub direction: TrafficDirection,
     /// Where the client wanted to go; the local address of a bound listener.
     pub original_destination: SocketAddr,
-    /// The client (by proxy protocol, where that is on).
+    /// The client.
     pub remote: SocketAddr,
     /// The peer of the socket.
     pub direct_remote: SocketAddr,
