@@ -59,7 +59,9 @@ impl FromStr for Identity {
         let rest = text.strip_prefix("spiffe://").ok_or_else(error)?;
         let parts: Vec<&str> = rest.split('/').collect();
         match parts[..] {
-            [trust_domain, "ns", namespace, "sa", account] => Self::new(trust_domain, namespace, account).map_err(|_| error()),
+            [trust_domain, "ns", namespace, "sa", account] => {
+                Self::new(trust_domain, namespace, account).map_err(|_| error())
+            }
             _ => Err(error()),
         }
     }
