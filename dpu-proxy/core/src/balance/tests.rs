@@ -1,3 +1,5 @@
+//! Which endpoints are chosen and how often, against shares and choices that a stock Envoy made.
+
 use super::*;
 use crate::model::{
     CircuitBreakers, Discovery, Endpoint, LocalityEndpoints, Priority, TransportSockets, UpstreamHttp, UpstreamProtocol,

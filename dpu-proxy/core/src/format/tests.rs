@@ -1,3 +1,5 @@
+//! What access-log templates and filters make of known facts.
+
 use super::*;
 use crate::model::{Command, CompareOp, FormatPart, FormatTemplate, JsonValue, LogFilter, LogSink};
 

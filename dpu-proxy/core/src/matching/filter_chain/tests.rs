@@ -1,3 +1,5 @@
+//! Which filter chain takes a connection, level by level.
+
 use super::*;
 use crate::model::{ListenerFilters, TerminalFilter, TrafficDirection};
 use std::net::SocketAddr;

@@ -1,3 +1,5 @@
+//! Which route and which cluster of it take a request.
+
 use super::*;
 use crate::model::{
     FilterOverrides, HeaderEdits, HeaderMatcher, HeaderValueMatch, HostRewrite, StringMatcher, StringPattern,

@@ -1,3 +1,5 @@
+//! Header edits: their order over the levels, their actions, their commands.
+
 use super::*;
 use crate::model::{Command, FormatTemplate};
 use std::time::SystemTime;

@@ -1,3 +1,5 @@
+//! Who is let in, by which policy, and what the log says of it.
+
 use super::*;
 use crate::model::{HeaderValueMatch, StringPattern};
 

@@ -1,3 +1,5 @@
+//! Which outcomes get another attempt, and after what pause.
+
 use super::*;
 
 fn policy(words: &str, num_retries: u32) -> RetryPolicy {

@@ -1,3 +1,5 @@
+//! What a connection manager adds to and takes from requests and responses.
+
 use super::*;
 use crate::model::{
     ClientCertDetails, CodecType, EscapedSlashes, ForwardClientCert, Http1Options, Http2Options, RouteSource,
