@@ -23,11 +23,10 @@ impl HeadReader {
     /// the head when it is whole. Empty lines before the first line are passed over.
     pub fn advance(&mut self, buffer: &[u8], limits: &Limits) -> Result<Option<usize>, HeadError> {
         let whole = self.scan(buffer, limits, false)?;
-        // What does not begin like a message need not come to its end.
-        match buffer.get(self.line_start) {
-            Some(byte) if whole.is_none() && self.lines.is_empty() && *byte != b'\r' && !is_token(*byte) => {
-                Err(HeadError::FirstLine)
-            }
+        // What does not begin like a message need not come to its end, wherever its bytes were split.
+        let begin = self.lines.first().map_or(self.line_start, |(start, _)| *start as usize);
+        match buffer.get(begin) {
+            Some(byte) if *byte != b'\r' && !is_token(*byte) => Err(HeadError::FirstLine),
             _ => Ok(whole),
         }
     }

@@ -70,6 +70,15 @@ fn a_request_is_read_with_lower_case_names_and_without_hop_by_hop_headers() {
 }
 
 #[test]
+fn garbage_is_refused_at_its_first_byte_however_much_of_it_came_at_once() {
+    let garbage = b"\0\x0bA\xb7\r\n7;\xff\xff";
+    for length in 1..=garbage.len() {
+        let refused = HeadReader::default().advance(&garbage[..length], &Limits::default());
+        assert_eq!(refused, Err(HeadError::FirstLine), "{length} bytes");
+    }
+}
+
+#[test]
 fn ambiguous_framing_and_malformed_heads_are_refused_with_envoys_details() {
     let cases: [(&[u8], &str, u16); 19] = [
         (b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "http1.content_length_and_chunked_not_allowed", 400),
