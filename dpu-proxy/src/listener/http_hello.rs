@@ -40,8 +40,9 @@ fn is_token(byte: u8) -> bool {
 fn request_line(line: &[u8]) -> Inspected {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let parts: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-    let [method, target, version] = parts[..] else { return Inspected::NotHttp };
-    if method.is_empty() || target.is_empty() || !method.iter().all(|byte| is_token(*byte)) {
+    let [_, target, version] = parts[..] else { return Inspected::NotHttp };
+    // What would not be waited for is no request when it is whole, so that splits make no difference.
+    if target.is_empty() || !may_begin(line) {
         return Inspected::NotHttp;
     }
     match version {
@@ -75,5 +76,11 @@ mod tests {
         for text in [&b"\x16\x03\x01"[..], b" GET", b"GET / HTTP/2.0\r\n", b"hello\r\n", b"GET /\x00", b"\r\n"] {
             assert_eq!(inspect(text), Inspected::NotHttp, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_control_character_in_the_target_is_no_http_whole_or_in_part() {
+        assert_eq!(inspect(b"GET \x12, HT"), Inspected::NotHttp);
+        assert_eq!(inspect(b"GET \x12, HTTP/1.0\r\n"), Inspected::NotHttp);
     }
 }
