@@ -10,6 +10,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "dpumesh/ca/v1/relay.proto",
         "dpumesh/dataplane/v1/dataplane.proto",
         "dpumesh/steering/v1/steering.proto",
+        "dpumesh/enroll/v1/enroll.proto",
+        "dpumesh/report/v1/report.proto",
         "dpumesh/xds/v1/rejections.proto",
         "istio/ca/istio_ca.proto",
     ];

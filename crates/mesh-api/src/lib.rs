@@ -39,6 +39,16 @@ pub mod dataplane {
 pub mod steering {
     tonic::include_proto!("dpumesh.steering.v1");
 }
+/// Certificates of the programs themselves.
+#[allow(missing_debug_implementations, clippy::all)]
+pub mod enroll {
+    tonic::include_proto!("dpumesh.enroll.v1");
+}
+/// What nodes report for people to see.
+#[allow(missing_debug_implementations, clippy::all)]
+pub mod report {
+    tonic::include_proto!("dpumesh.report.v1");
+}
 /// Refusals by name.
 #[allow(missing_debug_implementations, clippy::all)]
 pub mod xds {
