@@ -1,0 +1,71 @@
+//! What an API server must find in the definitions.
+
+use super::*;
+use serde_json::{Value, json};
+
+fn of(kind: &str) -> Value {
+    let all = definitions();
+    let found = all.iter().find(|definition| definition.spec.names.kind == kind).expect("kind");
+    serde_json::to_value(found).expect("JSON")
+}
+
+fn schema(kind: &str, path: &str) -> Value {
+    let definition = of(kind);
+    let root = "/spec/versions/0/schema/openAPIV3Schema/properties";
+    definition
+        .pointer(&format!("{root}{path}"))
+        .unwrap_or_else(|| panic!("{kind} has no {path}: {definition:#}"))
+        .clone()
+}
+
+#[test]
+fn kinds_have_their_names_scope_and_status() {
+    for (kind, name, scope) in [
+        ("Network", "networks.dpumesh.io", "Cluster"),
+        ("DpuNode", "dpunodes.dpumesh.io", "Cluster"),
+        ("DpuWorkload", "dpuworkloads.dpumesh.io", "Namespaced"),
+    ] {
+        let definition = of(kind);
+        assert_eq!(definition["metadata"]["name"], name);
+        assert_eq!(definition["spec"]["scope"], scope);
+        assert_eq!(definition["spec"]["versions"][0]["subresources"]["status"], json!({}), "{kind}");
+    }
+}
+
+#[test]
+fn conditions_merge_by_their_type() {
+    for kind in ["Network", "DpuNode", "DpuWorkload"] {
+        let conditions = schema(kind, "/status/properties/conditions");
+        assert_eq!(conditions["x-kubernetes-list-type"], "map", "{kind}");
+        assert_eq!(conditions["x-kubernetes-list-map-keys"], json!(["type"]), "{kind}");
+    }
+}
+
+#[test]
+fn the_api_server_refuses_a_vni_that_vxlan_cannot_carry() {
+    assert_eq!(schema("Network", "/spec/properties/vni")["maximum"].as_f64(), Some(f64::from(VNI_MAX)));
+}
+
+#[test]
+fn a_workload_is_all_status_and_says_its_states_in_words() {
+    let workload: DpuWorkload = serde_json::from_value(json!({
+        "apiVersion": "dpumesh.io/v1", "kind": "DpuWorkload", "metadata": {"name": "a", "namespace": "n"},
+        "status": {"state": "Open", "configuration": "Accepted", "mutualTLS": "Strict", "vf": "vf3"},
+    }))
+    .expect("workload");
+    let status = workload.status.clone().expect("status");
+    assert_eq!(status.state, Some(AttachmentState::Open));
+    assert_eq!(status.mutual_tls, Some(MutualTls::Strict));
+    let again = serde_json::to_value(&workload).expect("JSON");
+    assert_eq!(
+        again["status"],
+        json!({"state": "Open", "configuration": "Accepted", "mutualTLS": "Strict", "vf": "vf3"})
+    );
+    assert_eq!(again.as_object().map(serde_json::Map::len), Some(4), "{again}");
+}
+
+#[test]
+fn a_misspelt_field_of_a_network_is_an_error() {
+    assert!(serde_json::from_value::<NetworkSpec>(json!({"vnj": 1})).is_err());
+    assert!(serde_json::from_value::<DpuNodeSpec>(json!({"underlayAddress": "here"})).is_err());
+}
