@@ -38,7 +38,7 @@ fn certificate(folder: &Path, issuer: &Issuer, program: &str, node: &str) -> Tls
         tls_certificate: Some(path("crt")),
         tls_key: Some(path("key")),
         tls_ca: Some(folder.join("ca.pem")),
-        insecure: false,
+        ..TlsArgs::default()
     }
 }
 

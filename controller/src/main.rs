@@ -18,7 +18,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::TcpListenerStream;
 use xds::server::{Event, Store};
 
 /// Reads Kubernetes manifests from a folder and serves each node its own view of them over xDS.
@@ -47,11 +46,12 @@ const SERVING: &str = "serving";
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+    let mut arguments = Arguments::parse();
     service::logging::init(&arguments.log)?;
     let shutdown = service::signal::shutdown()?;
     let health = Health::new("istio-dpu-controller");
     health.require(&[MANIFESTS, SERVING]);
+    arguments.tls.identify("controller", "", &health)?;
     let registry = SharedRegistry::default();
     let metrics = Metrics::register(&mut registry.lock().unwrap_or_else(PoisonError::into_inner));
     let store = Store::new();
@@ -81,11 +81,8 @@ async fn serve(
     tokio::spawn(count(receiver, keeper.metrics.clone()));
     let tls = arguments.tls.server_at(arguments.listen)?;
     let authorize = NodeAuthorize { nodes: Arc::clone(&keeper.nodes), tls: tls.is_some() };
-    let mut builder = tonic::transport::Server::builder();
-    if let Some(tls) = tls {
-        builder = builder.tls_config(tls)?;
-    }
-    let server = builder.add_service(xds::server::service(store, authorize, events));
+
+    let server = tonic::transport::Server::builder().add_service(xds::server::service(store, authorize, events));
     let listener = tokio::net::TcpListener::bind(arguments.listen)
         .await
         .with_context(|| format!("cannot listen on {} for nodes", arguments.listen))?;
@@ -93,7 +90,7 @@ async fn serve(
     Ok(tokio::spawn(async move {
         // Streams never end by themselves: they are cut when the program stops.
         tokio::select! {
-            ended = server.serve_with_incoming(TcpListenerStream::new(listener)) => ended.context("discovery server"),
+            ended = server.serve_with_incoming(service::grpc::incoming(listener, tls)) => ended.context("discovery server"),
             () = shutdown.cancelled() => Ok(()),
         }
     }))

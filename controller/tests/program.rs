@@ -148,7 +148,7 @@ fn issue(folder: &Path, authority: &Issuer<'_, KeyPair>, name: &str, uri: &str) 
         tls_certificate: Some(file(".pem")),
         tls_key: Some(file("-key.pem")),
         tls_ca: Some(folder.join("ca.pem")),
-        insecure: false,
+        ..TlsArgs::default()
     }
 }
 

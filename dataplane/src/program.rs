@@ -74,7 +74,7 @@ impl Args {
 }
 
 /// Runs until SIGTERM or SIGINT.
-pub async fn run(args: Args) -> anyhow::Result<()> {
+pub async fn run(mut args: Args) -> anyhow::Result<()> {
     service::logging::init(&args.log)?;
     if args.cleanup {
         return clean(&args).await;
@@ -82,6 +82,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let shutdown = service::signal::shutdown()?;
     let health = Health::new("dataplane");
     health.require(&["kernel"]);
+    args.tls.identify("dataplane", "", &health)?;
     let kernel = Kernel::open(&args.kernel()).await?;
     let (uplink, device, address) = kernel.uplink().await?;
     let counters = kernel.counters();
@@ -97,7 +98,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let path = &args.steering_socket;
     Arc::new(steering).serve(path, shutdown.clone()).with_context(|| format!("cannot listen on {}", path.display()))?;
     let uplink_address = address.map(|address| address.to_string()).unwrap_or_default();
-    let check_caller = args.tls.tls_certificate.is_some();
+    let check_caller = args.tls.is_mutual();
     serve_api(&args, Api { engine, ports, counters, uplink, uplink_address, check_caller }, shutdown).await
 }
 
@@ -159,13 +160,11 @@ async fn serve_health(
 }
 
 async fn serve_api(args: &Args, api: Api<Kernel>, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let tls = args.tls.server_at(args.listen)?;
     let mut builder = tonic::transport::Server::builder();
-    if let Some(tls) = args.tls.server_at(args.listen)? {
-        builder = builder.tls_config(tls)?;
-    }
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     tracing::info!(address = %args.listen, "the API is served");
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let incoming = service::grpc::incoming(listener, tls);
     let stopped = shutdown.clone();
     let served = builder.add_service(DataplaneServer::new(api)).serve_with_incoming_shutdown(incoming, async move {
         stopped.cancelled().await;

@@ -2,11 +2,10 @@
 
 use crate::node::MeshSettings;
 use clap::Parser;
-use service::grpc::{GrpcError, TlsArgs};
+use service::grpc::{Endpoint, GrpcError, TlsArgs};
 use service::logging::LogArgs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use tonic::transport::Endpoint;
 
 /// An xDS client of istiod for the pods of its host; serves their shared configuration to dpu-proxy.
 #[derive(Clone, Debug, Parser)]
@@ -90,7 +89,7 @@ impl Args {
 
     /// Our own certificate, but the control plane's authority.
     fn control_plane_tls(&self) -> TlsArgs {
-        let tls_ca = self.control_plane_ca.clone().filter(|_| self.tls.tls_certificate.is_some());
+        let tls_ca = self.control_plane_ca.clone().filter(|_| self.tls.is_mutual());
         TlsArgs { tls_ca: tls_ca.or_else(|| self.tls.tls_ca.clone()), ..self.tls.clone() }
     }
 }

@@ -8,12 +8,12 @@ use futures_util::future::BoxFuture;
 use mesh_api::envoy::config::core::v3::Node;
 use mesh_api::type_url;
 use mesh_model::Identity;
-use service::grpc::{GrpcError, TlsArgs};
+use service::grpc::{Endpoint, GrpcError, TlsArgs};
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use xds::Backoff;
 use xds::client::{self, Event, Handle, Interest, Mode, Options};
 

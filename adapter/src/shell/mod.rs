@@ -53,9 +53,13 @@ pub struct Addresses {
 }
 
 /// Starts everything; it runs until `stop`. Returns once it listens; the handle ends when all is stopped.
-pub async fn start(args: Args, stop: CancellationToken) -> anyhow::Result<(Addresses, tokio::task::JoinHandle<()>)> {
+pub async fn start(
+    mut args: Args,
+    stop: CancellationToken,
+) -> anyhow::Result<(Addresses, tokio::task::JoinHandle<()>)> {
     let health = Health::new("istio-dpu-adapter");
     health.require(&["controller", "attachments", "control_plane", "proxy"]);
+    args.tls.identify("adapter", &args.node, &health)?;
     let (shared, registry) = (Shared::default(), SharedRegistry::default());
     let metrics = Metrics::new(&mut registry.lock().unwrap_or_else(PoisonError::into_inner), shared.clone());
     let store = Store::new();

@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tonic::metadata::MetadataValue;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate, X509CertificationRequest};
 
@@ -35,7 +35,7 @@ pub struct CertificateAuthority {
 
 impl CertificateAuthority {
     /// Connects when it is first needed.
-    pub fn new(endpoint: Endpoint, cluster_id: &str) -> Self {
+    pub fn new(endpoint: service::grpc::Endpoint, cluster_id: &str) -> Self {
         Self { client: IstioCertificateServiceClient::new(endpoint.connect_lazy()), cluster_id: cluster_id.to_owned() }
     }
 

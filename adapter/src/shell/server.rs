@@ -11,7 +11,6 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Status;
 use tonic::transport::Server;
 use xds::server::{Event, Peer, Store};
@@ -21,7 +20,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The certificate name that a caller must show; `None` where the server has no TLS (loopback only).
 pub(super) fn proxy_identity(args: &Args) -> Option<String> {
-    args.tls.tls_certificate.as_ref().map(|_| program_identity("dpu-proxy", &args.node))
+    args.tls.is_mutual().then(|| program_identity("dpu-proxy", &args.node))
 }
 
 /// Binds and serves until the stop.
@@ -37,16 +36,13 @@ pub(super) async fn serve(
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .initial_stream_window_size(4 * 1024 * 1024);
-    if let Some(tls) = tls {
-        server = server.tls_config(tls).context("TLS of --listen")?;
-    }
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     let bound = listener.local_addr()?;
     let authorize = authorize(args.node.clone(), proxy_identity(args));
     let serving = server
         .add_service(xds::server::service(store.clone(), authorize, events))
         .add_service(CertificateRelayServer::new(relay))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(service::grpc::incoming(listener, tls), stop.clone().cancelled_owned());
     tracing::info!(address = %bound, "dpu-proxy is served");
     Ok((bound, tokio::spawn(run(serving, store, stop))))
 }

@@ -4,6 +4,7 @@
 //! with `/healthz`, `/readyz` and `/metrics`, a shutdown token, tonic TLS settings. What a program
 //! is ready for, and what it measures, is its own affair.
 
+pub mod backoff;
 pub mod grpc;
 pub mod health;
 pub mod http;

@@ -5,13 +5,12 @@
 //! programs around them. A resource is a name, a version and an `Any`; what is in it is the
 //! caller's affair. A NACK names the one resource that is bad; the rest of the update stays in force.
 
-mod backoff;
 pub mod client;
 mod resource;
 pub mod server;
 
-pub use backoff::Backoff;
 pub use resource::{Rejected, Resource};
+pub use service::backoff::Backoff;
 
 /// Largest gRPC message that is sent or taken, in bytes.
 pub const MESSAGE_LIMIT_BYTES: usize = 64 * 1024 * 1024;

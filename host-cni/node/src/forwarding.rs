@@ -10,13 +10,14 @@ use mesh_api::dataplane::operation::Operation as Kind;
 use mesh_api::dataplane::{
     ApplyRequest, GetStateRequest, Operation, Port, PortState, PortStatus, PortStatuses, State, WatchPortsRequest,
 };
+use service::grpc::Endpoint;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use xds::Backoff;
 
 /// Longest wait for one answer of the dataplane.

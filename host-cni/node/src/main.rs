@@ -83,7 +83,7 @@ enum Provider {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+    let mut arguments = Arguments::parse();
     service::logging::init(&arguments.log)?;
     let shutdown = service::signal::shutdown()?;
     // Calls under way still need these while the daemon stops.
@@ -92,6 +92,7 @@ async fn main() -> anyhow::Result<()> {
     let _only = only_one(&arguments.state_dir)?;
     let health = Health::new("istio-dpu-cni-node");
     health.require(&[controller::CONDITION, DATAPLANE, VFS]);
+    arguments.tls.identify("cni-node", &arguments.node, &health)?;
     let registry = SharedRegistry::default();
     let metrics = Metrics::register(&mut registry.lock().unwrap_or_else(PoisonError::into_inner));
     let (mesh, seen) = watch::channel(Mesh::default());

@@ -49,7 +49,7 @@ enum Command {
     /// The control plane of the lab.
     Replay {
         #[command(flatten)]
-        args: replay::Args,
+        args: Box<replay::Args>,
     },
     /// Removes the lab once its owner is gone.
     #[command(hide = true)]
@@ -82,7 +82,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Replay { args } => {
             tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
-            replay::serve(args).await.map(|()| ExitCode::SUCCESS)
+            replay::serve(*args).await.map(|()| ExitCode::SUCCESS)
         }
         Command::Watch { owner } => {
             state::watch(owner);

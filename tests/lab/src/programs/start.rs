@@ -118,7 +118,7 @@ impl Program {
             tls_certificate: file(format!("{}.pem", self.kind())),
             tls_key: file(format!("{}-key.pem", self.kind())),
             tls_ca: file("ca.pem".to_owned()),
-            insecure: false,
+            ..service::grpc::TlsArgs::default()
         }
     }
 
