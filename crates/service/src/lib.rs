@@ -9,4 +9,5 @@ pub mod grpc;
 pub mod health;
 pub mod http;
 pub mod logging;
+pub mod report;
 pub mod signal;
