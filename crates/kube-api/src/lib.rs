@@ -35,7 +35,7 @@ pub mod objects {
     pub const CA_SECRET: &str = "dpumesh-ca";
     /// ConfigMap with that authority's certificate: `ca.crt`.
     pub const CA_CONFIG_MAP: &str = "dpumesh-ca";
-    /// ConfigMap with what an installation chose that the command-line tool needs: `node.json`.
+    /// ConfigMap with what an installation chose that the command-line tool needs: `settings.json`.
     pub const SETTINGS_CONFIG_MAP: &str = "dpumesh-settings";
     pub const CONTROLLER: &str = "dpumesh-controller";
     pub const ADAPTER: &str = "dpumesh-adapter";

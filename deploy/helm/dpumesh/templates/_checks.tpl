@@ -16,6 +16,7 @@
   (list "istiod.trustDomain" .istiod.trustDomain $object "a trust domain, e.g. cluster.local")
   (list "management.hostAddress" .management.hostAddress $ip "an IP address")
   (list "management.dpuAddress" .management.dpuAddress $ip "an IP address")
+  (list "dpu.uplink" .dpu.uplink `^[A-Za-z0-9_.-]{1,15}$` "the name of a network interface (at most 15 characters)")
   (list "health.address" .health.address $ip "an IP address")
   (list "ca.existingSecret" .ca.existingSecret (printf "^$|%s" $object) "the name of a Secret")
   (list "ca.existingCertificate" .ca.existingCertificate `^$|^-----BEGIN CERTIFICATE-----` "a PEM certificate (-----BEGIN CERTIFICATE-----)")

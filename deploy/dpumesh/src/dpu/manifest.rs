@@ -1,0 +1,148 @@
+//! The files that make a DPU run its programs: static pods for its kubelet, and the proxy's bootstrap. Pure.
+
+use super::files::File;
+use super::settings::Settings;
+use std::net::IpAddr;
+
+const DATAPLANE: &str = include_str!("../../../dpu/dataplane.yaml");
+const DPU_PROXY: &str = include_str!("../../../dpu/dpu-proxy.yaml");
+const BOOTSTRAP: &str = include_str!("../../../dpu/bootstrap.json");
+
+/// Below the DPU's root: the folders that the static pods mount, and the one that its kubelet reads.
+const MANIFESTS: &str = "etc/kubernetes/manifests";
+const CONFIGURATION: &str = "etc/dpumesh";
+
+/// All files for the DPU of a node, with paths below the DPU's root.
+pub fn files(node: &str, settings: &Settings) -> Vec<File> {
+    let fill = |template: &str| fill(template, node, settings);
+    vec![
+        File::public(format!("{CONFIGURATION}/bootstrap.json"), fill(BOOTSTRAP)),
+        File::public(format!("{MANIFESTS}/dpumesh-dataplane.yaml"), fill(DATAPLANE)),
+        File::public(format!("{MANIFESTS}/dpumesh-dpu-proxy.yaml"), fill(DPU_PROXY)),
+    ]
+}
+
+/// The same on one page.
+pub fn page(files: &[File]) -> String {
+    files.iter().map(|file| format!("# ---- /{}\n{}", file.path, file.text)).collect::<Vec<_>>().join("\n")
+}
+
+fn fill(template: &str, node: &str, settings: &Settings) -> String {
+    let management = &settings.management;
+    let mut text = template.to_owned();
+    for (name, value) in [
+        ("NODE", node.to_owned()),
+        ("REGISTRY", settings.image.registry.clone()),
+        ("TAG", settings.image.tag.clone()),
+        ("PULL_POLICY", settings.image.pull_policy.clone()),
+        ("UPLINK", settings.dpu.uplink.clone()),
+        ("HOST_ADDRESS", management.host_address.to_string()),
+        ("DPU_ADDRESS", in_uri(management.dpu_address)),
+        ("CLUSTER_ID", settings.istiod.cluster_id.clone()),
+        ("LOG_LEVEL", settings.log.level.clone()),
+        ("LOG_FORMAT", settings.log.format.clone()),
+        ("CONCURRENCY_ARG", concurrency(settings.dpu.proxy_concurrency)),
+    ] {
+        text = text.replace(&format!("${{{name}}}"), &value);
+    }
+    text
+}
+
+fn concurrency(workers: u16) -> String {
+    match workers {
+        0 => "        # A worker thread for each core.".to_owned(),
+        workers => format!("        - --concurrency={workers}"),
+    }
+}
+
+fn in_uri(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dpu::settings::{Dpu, Image, Istiod, Log, Management};
+    use k8s_openapi::api::core::v1::Pod;
+    use serde_json::Value;
+
+    fn settings() -> Settings {
+        Settings {
+            image: Image { registry: "r.example/".into(), tag: "1.2.3".into(), pull_policy: "Never".into() },
+            management: Management {
+                host_address: "192.168.100.1".parse().expect("address"),
+                dpu_address: "fd00::2".parse().expect("address"),
+            },
+            istiod: Istiod { cluster_id: "east".into() },
+            dpu: Dpu { uplink: "p0".into(), proxy_concurrency: 3 },
+            log: Log { level: "info".into(), format: "json".into() },
+            ca_secret: "dpumesh-ca".into(),
+        }
+    }
+
+    fn pod(name: &str, settings: &Settings) -> Pod {
+        let files = files("node1", settings);
+        let file = files.iter().find(|file| file.path.ends_with(name)).expect("file");
+        serde_saphyr::from_str(&file.text).expect("a pod")
+    }
+
+    fn arguments(pod: &Pod) -> Vec<String> {
+        pod.spec.as_ref().and_then(|spec| spec.containers[0].args.clone()).expect("arguments")
+    }
+
+    #[test]
+    fn nothing_is_left_to_fill_in() {
+        for file in files("node1", &settings()) {
+            let open = file.text.lines().find(|line| line.contains("${") && !line.starts_with('#'));
+            assert_eq!(open, None, "{}", file.path);
+        }
+    }
+
+    #[test]
+    fn static_pods_run_the_images_and_addresses_of_the_installation() {
+        let dataplane = pod("dataplane.yaml", &settings());
+        let spec = dataplane.spec.as_ref().expect("spec");
+        assert_eq!(spec.containers[0].image.as_deref(), Some("r.example/dpumesh/dataplane:1.2.3"));
+        assert!(arguments(&dataplane).contains(&"--listen=[fd00::2]:15130".to_owned()));
+        assert!(arguments(&dataplane).contains(&"--uplink=p0".to_owned()));
+        assert!(arguments(&pod("dpu-proxy.yaml", &settings())).contains(&"--concurrency=3".to_owned()));
+    }
+
+    #[test]
+    fn without_a_number_the_proxy_takes_all_cores() {
+        let mut settings = settings();
+        settings.dpu.proxy_concurrency = 0;
+        let arguments = arguments(&pod("dpu-proxy.yaml", &settings));
+        assert!(!arguments.iter().any(|argument| argument.contains("concurrency")), "{arguments:?}");
+    }
+
+    #[test]
+    fn no_pod_is_privileged_and_each_adds_only_what_its_manifest_explains() {
+        for (name, expected) in
+            [("dataplane.yaml", vec!["BPF", "NET_ADMIN", "PERFMON"]), ("dpu-proxy.yaml", vec!["NET_RAW"])]
+        {
+            let pod = pod(name, &settings());
+            let spec = pod.spec.expect("spec");
+            let context = spec.containers[0].security_context.clone().expect("security context");
+            let capabilities = context.capabilities.expect("capabilities");
+            assert_eq!(capabilities.drop, Some(vec!["ALL".to_owned()]));
+            assert_eq!(capabilities.add.unwrap_or_default(), expected, "{name}");
+            assert_eq!((context.privileged, context.read_only_root_filesystem), (None, Some(true)));
+        }
+    }
+
+    #[test]
+    fn the_proxy_expects_the_adapter_of_its_own_node() {
+        let files = files("node1", &settings());
+        let bootstrap: Value = serde_json::from_str(&files[0].text).expect("JSON");
+        assert_eq!(bootstrap["node"]["id"], "node1");
+        assert_eq!(bootstrap["node"]["metadata"]["CLUSTER_ID"], "east");
+        let tls = &bootstrap["static_resources"]["clusters"][0]["transport_socket"]["typed_config"];
+        assert_eq!(tls["sni"], service::grpc::server_name("adapter", "node1").as_str());
+        let names = &tls["common_tls_context"]["validation_context"]["match_typed_subject_alt_names"];
+        assert_eq!(names[0]["matcher"]["exact"], tls["sni"]);
+    }
+}
