@@ -13,7 +13,8 @@ use crate::engine::Door;
 use crate::state::{Change, Device, Difference, Image, Wire};
 use crate::sys::network::{Network, Selector, Way};
 use crate::sys::programs::{self, Hook, Maps, Programs};
-use crate::sys::{KernelError, abi, sysctl};
+use crate::sys::sysctl::{self, Sysctl};
+use crate::sys::{KernelError, abi};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -39,6 +40,7 @@ pub struct KernelArgs {
     pub uplink: String,
     pub bpf_dir: PathBuf,
     pub congestion_control: Option<String>,
+    pub sysctl: Sysctl,
 }
 
 /// This network namespace.
@@ -47,19 +49,20 @@ pub struct Kernel {
     programs: Programs,
     network: Network,
     uplink: (String, Device),
+    sysctl: Sysctl,
 }
 
 impl Kernel {
     /// Loads the programs and wires the uplink.
     pub async fn open(args: &KernelArgs) -> Result<Self, KernelError> {
         sysctl::prepare_bpf_dir(&args.bpf_dir)?;
-        sysctl::prepare_namespace(args.congestion_control.as_deref())?;
-        sysctl::prepare_interface(&args.uplink)?;
+        args.sysctl.prepare_namespace(args.congestion_control.as_deref())?;
+        args.sysctl.prepare_interface(&args.uplink)?;
         let network = Network::open()?;
         let link = network.link(&args.uplink).await?;
         let device = Device { ifindex: link.ifindex, mac: link.mac };
         let programs = Programs::load_pinned(&args.bpf_dir)?;
-        let mut kernel = Self { programs, network, uplink: (args.uplink.clone(), device) };
+        let mut kernel = Self { programs, network, uplink: (args.uplink.clone(), device), sysctl: args.sysctl.clone() };
         kernel.wire_uplink().await?;
         Ok(kernel)
     }
@@ -126,7 +129,7 @@ impl Kernel {
     }
 
     async fn wire(&mut self, wire: &Wire) -> Result<(), KernelError> {
-        sysctl::prepare_representor(&wire.name)?;
+        self.sysctl.prepare_representor(&wire.name)?;
         self.network.set_up(wire.ifindex).await?;
         self.programs.attach(Hook::RepresentorIngress, &wire.name, wire.ifindex)?;
         self.programs.attach(Hook::RepresentorEgress, &wire.name, wire.ifindex)?;

@@ -6,7 +6,7 @@ use crate::kernel::{Kernel, KernelArgs};
 use crate::metrics::Metrics;
 use crate::steering::Steering;
 use crate::sys::links::LinkWatch;
-use crate::sys::sysctl;
+use crate::sys::sysctl::{self, Sysctl};
 use anyhow::Context;
 use clap::Parser;
 use mesh_api::dataplane::dataplane_server::DataplaneServer;
@@ -50,6 +50,9 @@ pub struct Args {
     /// TCP congestion control of this namespace, e.g. reno or cubic. Default: as it is.
     #[arg(long, value_name = "NAME")]
     pub congestion_control: Option<String>,
+    /// Where the settings of this network namespace are, for containers that see /proc/sys read-only.
+    #[arg(long, value_name = "DIR", default_value = "/proc/sys/net")]
+    pub sysctl_dir: PathBuf,
     /// Remove programs, maps, rules and routes of this network namespace, and stop.
     #[arg(long)]
     pub cleanup: bool,
@@ -65,6 +68,7 @@ impl Args {
             uplink: self.uplink.clone(),
             bpf_dir: self.bpf_dir.clone().unwrap_or_else(sysctl::default_bpf_dir),
             congestion_control: self.congestion_control.clone(),
+            sysctl: Sysctl { folder: self.sysctl_dir.clone() },
         }
     }
 

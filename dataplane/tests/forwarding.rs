@@ -354,7 +354,12 @@ fn two_tenants_with_the_same_address_and_ports_each_reach_their_own_listener() {
     let twin = lab.netns("pod2");
     shell(&format!("ip -n {twin} addr del 10.1.0.2/32 dev eth0; ip -n {twin} addr add 10.1.0.1/32 dev eth0"));
     shell(&format!("ip -n {twin} route replace default via 169.254.1.1 dev eth0 onlink"));
-    let args = KernelArgs { uplink: "up0".to_owned(), bpf_dir: lab.bpf_dir(), congestion_control: None };
+    let args = KernelArgs {
+        uplink: "up0".to_owned(),
+        bpf_dir: lab.bpf_dir(),
+        congestion_control: None,
+        sysctl: dataplane::sys::sysctl::Sysctl::default(),
+    };
     let steps = |number: u8, device: Device| {
         let mac = [2, 0, 0, 0, 0, number];
         let (ifindex, slot, vni) = (device.ifindex, u32::from(number), u32::from(number));

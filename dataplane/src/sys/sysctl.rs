@@ -7,32 +7,62 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Sets what the dataplane needs of the whole namespace.
-pub fn prepare_namespace(congestion_control: Option<&str>) -> Result<(), KernelError> {
-    // The greater of `all` and the interface's own is in force.
-    write("ipv4/conf/all/rp_filter", "0")?;
-    // A reset that the kernel sends by itself finds its way back by the mark of what it answers.
-    write("ipv4/fwmark_reflect", "1")?;
-    write_if_there("ipv6/fwmark_reflect", "1")?;
-    congestion_control.map_or(Ok(()), |name| write("ipv4/tcp_congestion_control", name))
+/// Settings of the network namespace that this process is in.
+#[derive(Clone, Debug)]
+pub struct Sysctl {
+    /// `/proc/sys/net`, or where a container that sees it read-only has it once more.
+    pub folder: PathBuf,
 }
 
-/// Sets what it needs of a representor or the uplink.
-pub fn prepare_interface(name: &str) -> Result<(), KernelError> {
-    // A pod's source has no route back in the main table, or one by another interface.
-    write(&format!("ipv4/conf/{name}/rp_filter"), "0")?;
-    write(&format!("ipv4/conf/{name}/accept_local"), "1")?;
-    write(&format!("ipv4/conf/{name}/send_redirects"), "0")?;
-    write_if_there(&format!("ipv6/conf/{name}/disable_ipv6"), "0")?;
-    write_if_there(&format!("ipv6/conf/{name}/accept_redirects"), "0")
+impl Default for Sysctl {
+    fn default() -> Self {
+        Self { folder: "/proc/sys/net".into() }
+    }
 }
 
-/// A representor has nothing to announce, and a pod nothing to advertise.
-pub fn prepare_representor(name: &str) -> Result<(), KernelError> {
-    prepare_interface(name)?;
-    write_if_there(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
-    write_if_there(&format!("ipv6/conf/{name}/accept_dad"), "0")?;
-    write_if_there(&format!("ipv6/conf/{name}/router_solicitations"), "0")
+impl Sysctl {
+    /// Sets what the dataplane needs of the whole namespace.
+    pub fn prepare_namespace(&self, congestion_control: Option<&str>) -> Result<(), KernelError> {
+        // The greater of `all` and the interface's own is in force.
+        self.write("ipv4/conf/all/rp_filter", "0")?;
+        // A reset that the kernel sends by itself finds its way back by the mark of what it answers.
+        self.write("ipv4/fwmark_reflect", "1")?;
+        self.write_if_there("ipv6/fwmark_reflect", "1")?;
+        congestion_control.map_or(Ok(()), |name| self.write("ipv4/tcp_congestion_control", name))
+    }
+
+    /// Sets what it needs of a representor or the uplink.
+    pub fn prepare_interface(&self, name: &str) -> Result<(), KernelError> {
+        // A pod's source has no route back in the main table, or one by another interface.
+        self.write(&format!("ipv4/conf/{name}/rp_filter"), "0")?;
+        self.write(&format!("ipv4/conf/{name}/accept_local"), "1")?;
+        self.write(&format!("ipv4/conf/{name}/send_redirects"), "0")?;
+        self.write_if_there(&format!("ipv6/conf/{name}/disable_ipv6"), "0")?;
+        self.write_if_there(&format!("ipv6/conf/{name}/accept_redirects"), "0")
+    }
+
+    /// A representor has nothing to announce, and a pod nothing to advertise.
+    pub fn prepare_representor(&self, name: &str) -> Result<(), KernelError> {
+        self.prepare_interface(name)?;
+        self.write_if_there(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
+        self.write_if_there(&format!("ipv6/conf/{name}/accept_dad"), "0")?;
+        self.write_if_there(&format!("ipv6/conf/{name}/router_solicitations"), "0")
+    }
+
+    fn write(&self, name: &str, value: &str) -> Result<(), KernelError> {
+        let path = self.folder.join(name);
+        if fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
+            return Ok(());
+        }
+        fs::write(&path, value).map_err(|source| KernelError::File { action: "write", path, source })
+    }
+
+    fn write_if_there(&self, name: &str, value: &str) -> Result<(), KernelError> {
+        match self.folder.join(name).exists() {
+            true => self.write(name, value),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Default folder of pins: one for each network namespace.
@@ -65,17 +95,23 @@ fn mount_bpf(path: &Path) -> Result<(), KernelError> {
     })
 }
 
-fn write(name: &str, value: &str) -> Result<(), KernelError> {
-    let path = Path::new("/proc/sys/net").join(name);
-    if fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
-        return Ok(());
-    }
-    fs::write(&path, value).map_err(|source| KernelError::File { action: "write", path, source })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn write_if_there(name: &str, value: &str) -> Result<(), KernelError> {
-    match Path::new("/proc/sys/net").join(name).exists() {
-        true => write(name, value),
-        false => Ok(()),
+    #[test]
+    fn settings_are_written_below_the_folder_that_was_named() {
+        let folder = tempfile::tempdir().expect("folder");
+        let of = |name: &str| folder.path().join("ipv4/conf/up0").join(name);
+        fs::create_dir_all(of("")).expect("folder");
+        for name in ["rp_filter", "accept_local", "send_redirects"] {
+            fs::write(of(name), "2\n").expect("write");
+        }
+        let sysctl = Sysctl { folder: folder.path().to_owned() };
+        sysctl.prepare_interface("up0").expect("a kernel without IPv6 is no error");
+        assert_eq!(fs::read_to_string(of("rp_filter")).expect("read"), "0");
+        assert_eq!(fs::read_to_string(of("accept_local")).expect("read"), "1");
+        let error = sysctl.prepare_interface("up1").expect_err("no such interface");
+        assert!(error.to_string().contains("ipv4/conf/up1"), "{error}");
     }
 }
