@@ -148,3 +148,75 @@ INLINE int restore_origin(struct __sk_buff *skb, struct packet *packet, __u32 vn
 	note_fragment(packet, vni, &vip, 1);
 	return rewrite_source(skb, packet, &vip, port);
 }
+
+/* The flow, seen from the answering side, that an ICMP error quotes; false when it quotes too little. */
+INLINE int quoted_flow_of(struct __sk_buff *skb, const struct packet *packet, __u32 vni, struct flow_key *key)
+{
+	__u32 quoted = packet->transport + ICMP_HLEN;
+	__be32 ipv4[2];
+	__u16 ports[2];
+	__u8 first;
+	__builtin_memset(key, 0, sizeof(*key));
+	if (bpf_skb_load_bytes(skb, quoted, &first, 1))
+		return 0;
+	if (packet->ip_version == 4) {
+		/* A header without options, as all that are forwarded here have. */
+		if (first != 0x45 || bpf_skb_load_bytes(skb, quoted + 12, ipv4, sizeof(ipv4)))
+			return 0;
+		address_from_ipv4(&key->destination, ipv4[0]);
+		address_from_ipv4(&key->source, ipv4[1]);
+		quoted += sizeof(struct iphdr);
+	} else {
+		if (bpf_skb_load_bytes(skb, quoted + 8, &key->destination, sizeof(key->destination)) ||
+		    bpf_skb_load_bytes(skb, quoted + 24, &key->source, sizeof(key->source)))
+			return 0;
+		quoted += sizeof(struct ipv6hdr);
+	}
+	if (bpf_skb_load_bytes(skb, quoted, ports, sizeof(ports)))
+		return 0;
+	key->vni = vni;
+	key->protocol = packet->quoted_protocol;
+	key->destination_port = ports[0];
+	key->source_port = ports[1];
+	return 1;
+}
+
+/* Rewrites the destination that an ICMP error quotes. Over IPv4 the quoted header's own checksum takes
+ * the address up, so that the checksum of the whole changes by the port only. */
+INLINE int rewrite_quoted(struct __sk_buff *skb, const struct packet *packet, const struct flow_key *flow,
+			  const struct address *to, __be16 port)
+{
+	__u32 checksum = packet->transport + 2, quoted = packet->transport + ICMP_HLEN;
+	__u32 transport = quoted + (packet->ip_version == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
+	if (packet->ip_version == 4) {
+		__be32 before = flow->source.words[3], after = to->words[3];
+		if (bpf_l3_csum_replace(skb, quoted + 10, before, after, sizeof(after)) ||
+		    bpf_skb_store_bytes(skb, quoted + 16, &after, sizeof(after), 0))
+			return REFUSE(NOT_REWRITTEN);
+	} else {
+		struct address before = flow->source, after = *to;
+		__s64 difference = bpf_csum_diff(before.words, sizeof(before), after.words, sizeof(after), 0);
+		if (bpf_l4_csum_replace(skb, checksum, 0, difference, 0) ||
+		    bpf_skb_store_bytes(skb, quoted + 24, &after, sizeof(after), 0))
+			return REFUSE(NOT_REWRITTEN);
+	}
+	if (bpf_l4_csum_replace(skb, checksum, flow->source_port, port, sizeof(port)) ||
+	    bpf_skb_store_bytes(skb, transport + 2, &port, sizeof(port), 0))
+		return REFUSE(NOT_REWRITTEN);
+	return 0;
+}
+
+/* An ICMP error about a packet to a service quotes the backend, of which the pod knows nothing. */
+INLINE int restore_quoted(struct __sk_buff *skb, const struct packet *packet, __u32 vni)
+{
+	struct flow_key key;
+	if (packet->quoted_protocol != IPPROTO_TCP && packet->quoted_protocol != IPPROTO_UDP)
+		return 0;
+	if (!quoted_flow_of(skb, packet, vni, &key))
+		return 0;
+	struct origin *origin = bpf_map_lookup_elem(&ORIGINS, &key);
+	if (!origin)
+		return 0;
+	struct address vip = origin->vip;
+	return rewrite_quoted(skb, packet, &key, &vip, origin->port);
+}

@@ -101,6 +101,8 @@ INLINE int deliver(struct __sk_buff *skb, struct packet *packet, const struct po
 {
 	int refusal = restore_origin(skb, packet, to->vni);
 	if (!refusal)
+		refusal = restore_quoted(skb, packet, to->vni);
+	if (!refusal)
 		refusal = take_hop(skb, packet);
 	if (!refusal)
 		refusal = set_macs(skb, to->mac, to->gateway_mac);
@@ -123,20 +125,24 @@ INLINE int turn_at_uplink(struct __sk_buff *skb)
 	return bpf_redirect(uplink->ifindex, BPF_F_INGRESS);
 }
 
+/* Routes of the API lead to the pods of other nodes; the others are the DPU's own, to the fabric. */
 INLINE int to_next_hop(struct __sk_buff *skb, struct packet *packet, __u32 vni)
 {
 	struct route_key key = { .prefix_bits = 160, .vni = vni, .prefix = packet->destination };
 	struct next_hop *hop = bpf_map_lookup_elem(&ROUTES, &key);
-	if (!hop)
+	/* No device: an address of the DPU itself, or the way to another link of it. */
+	if (!hop || !hop->ifindex)
 		return drop(REFUSE(NO_ROUTE));
 	int refusal = take_hop(skb, packet);
 	if (refusal)
 		return drop(refusal);
-	struct bpf_redir_neigh neighbor = { .nh_family = hop->ip_version == 4 ? AF_INET : AF_INET6 };
-	if (hop->ip_version == 4)
-		neighbor.ipv4_nh = hop->address.words[3];
+	__u32 version = hop->ip_version ? hop->ip_version : packet->ip_version;
+	const struct address *next = hop->ip_version ? &hop->address : &packet->destination;
+	struct bpf_redir_neigh neighbor = { .nh_family = version == 4 ? AF_INET : AF_INET6 };
+	if (version == 4)
+		neighbor.ipv4_nh = next->words[3];
 	else
-		__builtin_memcpy(neighbor.ipv6_nh, hop->address.words, 16);
+		__builtin_memcpy(neighbor.ipv6_nh, next->words, 16);
 	skb->mark = MARK_OURS;
 	return bpf_redirect_neigh(hop->ifindex, &neighbor, sizeof(neighbor), 0);
 }

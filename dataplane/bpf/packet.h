@@ -20,6 +20,9 @@
 #define IPV4_OFFSET_MASK 0x1fff
 #define IPV6_NEXT_FRAGMENT 44
 
+/* Before what an ICMP error quotes. */
+#define ICMP_HLEN 8
+
 enum fragment_kind { WHOLE, FIRST_FRAGMENT, LATER_FRAGMENT };
 
 struct packet {

@@ -47,7 +47,9 @@ struct route_key {
 };
 
 struct next_hop {
+	/* 0: nobody may go there. */
 	__u32 ifindex;
+	/* 0: the destination itself is on the link. */
 	__u32 ip_version;
 	struct address address;
 };

@@ -1,7 +1,7 @@
 //! The state, the kernel that holds it, and who hears of changes. Everything that changes the dataplane
 //! goes through here, one at a time.
 
-use crate::state::{ApplyError, Change, Code, Device, Devices, Image, Port, State, difference, saved};
+use crate::state::{ApplyError, Change, Code, Device, Devices, Image, OwnRoutes, Port, State, difference, saved};
 use crate::sys::KernelError;
 use mesh_api::dataplane as wire;
 use mesh_api::dataplane::operation::Operation as Kind;
@@ -15,6 +15,8 @@ use tokio::sync::watch;
 pub trait Door: Send {
     /// The interface of that name.
     fn device(&mut self, name: &str) -> impl Future<Output = Result<Option<Device>, KernelError>> + Send;
+    /// Where the DPU's own traffic goes.
+    fn own_routes(&mut self) -> impl Future<Output = Result<OwnRoutes, KernelError>> + Send;
     /// One step.
     fn carry_out(&mut self, change: &Change) -> impl Future<Output = Result<(), KernelError>> + Send;
     /// Starts the counters of a slot at zero.
@@ -58,6 +60,8 @@ pub type Ports = Arc<BTreeMap<String, Port>>;
 pub struct Engine<D> {
     state: State,
     image: Image,
+    /// The DPU's own routes, as they were last seen.
+    own: OwnRoutes,
     door: D,
     uplink: Device,
     file: Option<PathBuf>,
@@ -68,7 +72,7 @@ impl<D: Door> Engine<D> {
     /// Nothing is configured. State is saved to `file`.
     pub fn new(door: D, uplink: Device, file: Option<PathBuf>) -> Self {
         let ports = watch::Sender::new(Ports::default());
-        Self { state: State::default(), image: Image::default(), door, uplink, file, ports }
+        Self { state: State::default(), image: Image::default(), own: OwnRoutes::default(), door, uplink, file, ports }
     }
 
     /// What is configured.
@@ -84,6 +88,22 @@ impl<D: Door> Engine<D> {
     /// Ports, followed.
     pub fn ports(&self) -> watch::Receiver<Ports> {
         self.ports.subscribe()
+    }
+
+    /// What the kernel should hold.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// Makes the DPU's own routes the pods' ways to the fabric.
+    pub async fn follow_routes(&mut self) -> Result<(), EngineError> {
+        let own = self.door.own_routes().await?;
+        if own != self.own {
+            let image = self.state.image(&own);
+            self.carry_out(&difference(&self.image, &image)).await?;
+            (self.own, self.image) = (own, image);
+        }
+        Ok(())
     }
 
     /// Goes on from the saved state, if there is one. Counters and open ports stay as they are.
@@ -131,12 +151,13 @@ impl<D: Door> Engine<D> {
         Ok(self.state.epoch)
     }
 
-    /// Links have changed: a representor that was made again gets its port back, and what the kernel
+    /// Links or routes have changed: a representor that was made again gets its port back, and what the kernel
     /// forgot of one that went down and up (its routes) is put there again.
     pub async fn refresh(&mut self, changed: &BTreeSet<u32>) -> Result<(), EngineError> {
         let names: Vec<String> = self.state.ports.values().map(|port| port.wire.representor.clone()).collect();
         let devices = self.devices(names.iter().map(String::as_str)).await?;
         self.replace(self.state.with_devices(&devices), false).await?;
+        self.follow_routes().await?;
         let is_uplink = changed.contains(&self.uplink.ifindex);
         let again = self.image.repeated(|ifindex| is_uplink || changed.contains(&ifindex), is_uplink);
         for change in again {
@@ -196,7 +217,7 @@ impl<D: Door> Engine<D> {
         if next == self.state {
             return Ok(());
         }
-        let image = next.image();
+        let image = next.image(&self.own);
         let changes = difference(&self.image, &image);
         if fresh {
             self.zero_new(&next)?;

@@ -7,14 +7,15 @@
 //! | a pod | `iif REP` | `TABLE_UP`: everything is local |
 //! | a socket bound to a representor, or a reset to its pod | `oif REP`, mark | the port's: its addresses, on the link |
 //! | the fabric | `iif UPLINK` | `TABLE_INBOUND`: the governed pods' addresses are local |
-//! | a socket bound to the uplink, or a reset to the fabric | `oif UPLINK`, mark | the uplink's: the routes of the API |
+//! | a socket bound to the uplink, or a reset to the fabric | `oif UPLINK`, mark | the uplink's: the routes of the API; then `main` |
 
 use crate::engine::Door;
-use crate::state::{Change, Device, Difference, Image, Wire};
+use crate::state::{Change, Device, Difference, Hop, Image, OwnRoutes, Wire};
 use crate::sys::network::{Network, Selector, Way};
 use crate::sys::programs::{self, Hook, Maps, Programs};
 use crate::sys::sysctl::{self, Sysctl};
 use crate::sys::{KernelError, abi};
+use crate::underlay;
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -198,24 +199,24 @@ impl Kernel {
         }
     }
 
-    async fn route(&mut self, change: &Difference<IpNet, IpAddr>) -> Result<(), KernelError> {
+    /// The programs' routes, and for the proxy's sockets those of the API: the DPU's own are in its main
+    /// table, where those sockets look next.
+    async fn route(&mut self, change: &Difference<IpNet, Hop>) -> Result<(), KernelError> {
         let (key, uplink) = (trie_key(change.key), self.uplink.1.ifindex);
-        match (change.after, change.before) {
-            (Some(next_hop), _) => {
-                self.network.put_route(table(0), change.key, Way::Via(uplink, next_hop)).await?;
-                let ip_version = if next_hop.is_ipv4() { 4 } else { 6 };
-                let hop = abi::NextHop { ifindex: uplink, ip_version, address: next_hop.into() };
-                self.programs
-                    .maps
-                    .routes
-                    .insert(&key, hop, 0)
-                    .map_err(|error| KernelError::map("ROUTES", "write", &error))
+        if let Some(Hop::Configured(next_hop)) = change.after {
+            self.network.put_route(table(0), change.key, Way::Via(uplink, next_hop)).await?;
+        }
+        let routes = &mut self.programs.maps.routes;
+        match change.after {
+            Some(hop) => wrote("ROUTES", routes.insert(&key, next_hop(uplink, hop), 0))?,
+            None => gone("ROUTES", routes.remove(&key))?,
+        }
+        match (change.before, change.after) {
+            (Some(Hop::Configured(_)), Some(Hop::Configured(_))) => Ok(()),
+            (Some(Hop::Configured(before)), _) => {
+                self.network.delete_route(table(0), change.key, Way::Via(uplink, before)).await
             }
-            (None, Some(next_hop)) => {
-                gone("ROUTES", self.programs.maps.routes.remove(&key))?;
-                self.network.delete_route(table(0), change.key, Way::Via(uplink, next_hop)).await
-            }
-            (None, None) => Ok(()),
+            _ => Ok(()),
         }
     }
 }
@@ -229,6 +230,11 @@ impl Door for Kernel {
             Err(KernelError::NoInterface(_)) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    async fn own_routes(&mut self) -> Result<OwnRoutes, KernelError> {
+        let heard = self.network.heard_routes().await?;
+        Ok(underlay::own_routes(&heard, self.uplink.1.ifindex))
     }
 
     async fn carry_out(&mut self, change: &Change) -> Result<(), KernelError> {
@@ -310,6 +316,19 @@ fn uplink_rules(name: &str) -> [(Selector, u32); 3] {
         (Selector::Mark(table(0)), table(0)),
         (Selector::Input(name.to_owned()), TABLE_INBOUND),
     ]
+}
+
+fn next_hop(uplink: u32, hop: Hop) -> abi::NextHop {
+    let to = |address: IpAddr| abi::NextHop {
+        ifindex: uplink,
+        ip_version: if address.is_ipv4() { 4 } else { 6 },
+        address: address.into(),
+    };
+    match hop {
+        Hop::Configured(address) | Hop::Own(Some(address)) => to(address),
+        Hop::Own(None) => abi::NextHop { ifindex: uplink, ..abi::NextHop::default() },
+        Hop::Refused => abi::NextHop::default(),
+    }
 }
 
 fn everything() -> [IpNet; 2] {

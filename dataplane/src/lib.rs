@@ -15,5 +15,6 @@ pub mod state;
 pub mod steering;
 #[allow(unsafe_code)]
 pub mod sys;
+pub mod underlay;
 
 pub use drop_reason::DropReason;

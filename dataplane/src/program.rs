@@ -115,8 +115,9 @@ async fn engine(args: &Args, mut kernel: Kernel, uplink: crate::state::Device) -
         kernel.forget_others(&crate::state::Image::default())?;
     }
     let mut engine = Engine::new(kernel, uplink, Some(file));
+    engine.follow_routes().await?;
     engine.restore().await?;
-    let image = engine.state().image();
+    let image = engine.image().clone();
     engine.door().forget_others(&image)?;
     tracing::info!(ports = engine.state().ports.len(), epoch = engine.state().epoch, "the dataplane works");
     Ok(engine)

@@ -219,6 +219,31 @@ fn a_service_packet_goes_to_its_backend_and_the_answer_comes_from_the_service() 
 }
 
 #[test]
+fn an_error_about_a_service_packet_quotes_the_service() {
+    for (client, vip, backend, kind) in
+        [("10.1.0.1", "10.96.0.10", "10.1.0.2", [3, 3]), ("fd01::1", "fd96::10", "fd01::2", [1, 4])]
+    {
+        let mut bench = Bench::new(GOVERNED, GOVERNED);
+        bench.service(vip, 53, 17, (backend, 5353));
+        let sent = packet(client, vip, 17, udp(1000, 53, b"question"));
+        let arrived = bench.run(RepresentorIngress, &sent).packet;
+        let error = icmp_error(backend, client, kind, &arrived[14..]);
+        let outcome = bench.run_marked(UplinkIngress, &error, MARK_TURNED);
+        assert_eq!(outcome.verdict, REDIRECT);
+        assert_eq!(addresses(&outcome.packet), (ip(backend), ip(client)), "who says it stays");
+        let start = if client.contains(':') { 54 } else { 34 } + 8;
+        let quoted = frame(if client.contains(':') { 0x86dd } else { 0x0800 }, &outcome.packet[start..]);
+        assert_eq!((addresses(&quoted), ports(&quoted)), ((ip(client), ip(vip)), (1000, 53)));
+        assert_icmp_sound(&outcome.packet);
+        // About any other packet it is left as it is.
+        let other = packet(client, backend, 17, udp(1001, 5353, b"question"));
+        let error = icmp_error(backend, client, kind, &other[14..]);
+        let outcome = bench.run_marked(UplinkIngress, &error, MARK_TURNED);
+        assert_eq!((outcome.verdict, &outcome.packet[start..]), (REDIRECT, &error[start..]));
+    }
+}
+
+#[test]
 fn fragments_of_a_service_packet_follow_their_first() {
     let mut bench = Bench::new(GOVERNED, GOVERNED);
     bench.service("10.96.0.10", 53, 17, ("10.1.0.2", 5353));

@@ -1,12 +1,14 @@
 //! All or nothing, against a kernel that refuses.
 
 use super::*;
+use crate::state::Hop;
 use mesh_model::MacAddress;
 
 /// A kernel that remembers its tables, and refuses the step with that number.
 #[derive(Debug, Default)]
 struct Fake {
     image: Image,
+    own: OwnRoutes,
     steps: usize,
     refuse: Option<usize>,
     zeroed: Vec<u32>,
@@ -23,6 +25,10 @@ impl Door for Fake {
     async fn device(&mut self, name: &str) -> Result<Option<Device>, KernelError> {
         let number = name.strip_prefix("rep").and_then(|number| number.parse().ok());
         Ok(number.map(|number| Device { ifindex: number, mac: MacAddress([2, 0, 0, 0, 9, number as u8]) }))
+    }
+
+    async fn own_routes(&mut self) -> Result<OwnRoutes, KernelError> {
+        Ok(self.own.clone())
     }
 
     async fn carry_out(&mut self, change: &Change) -> Result<(), KernelError> {
@@ -85,7 +91,7 @@ async fn whichever_step_the_kernel_refuses_everything_is_as_it_was() {
         let (before, image) = (engine.state.clone(), engine.door.image.clone());
         engine.door.refuse = Some(engine.door.steps + step);
         let Err(error) = engine.apply(&operations()).await else {
-            assert_eq!(engine.door.image, engine.state.image());
+            assert_eq!(engine.door.image, engine.state.image(&OwnRoutes::default()));
             assert!(step >= 8, "only {step} steps");
             return;
         };
@@ -139,5 +145,29 @@ async fn a_restart_goes_on_with_the_other_ports_when_the_kernel_refuses_one() {
     second.door.refuse = Some(0);
     second.restore().await.expect("restore");
     assert_eq!(second.state().ports.len(), 2);
-    assert_eq!(second.door.image, second.state.image());
+    assert_eq!(second.door.image, second.state.image(&OwnRoutes::default()));
+}
+
+#[tokio::test]
+async fn the_api_goes_before_the_dpus_own_routes_but_leads_nobody_to_the_dpu() {
+    let mut engine = engine(None);
+    engine.apply(&operations()).await.expect("applied");
+    let hop =
+        |engine: &Engine<Fake>, prefix: &str| engine.door.image.routes.get(&prefix.parse().expect("prefix")).copied();
+    let own = |prefix: &str, hop| (prefix.parse().expect("prefix"), hop);
+    engine.door.own =
+        [own("10.2.0.0/24", Hop::Own(None)), own("0.0.0.0/0", Hop::Own(None)), own("192.0.2.1/32", Hop::Refused)]
+            .into();
+    engine.follow_routes().await.expect("followed");
+    let configured = Some(Hop::Configured("192.0.2.2".parse().expect("address")));
+    assert_eq!((hop(&engine, "10.2.0.0/24"), hop(&engine, "0.0.0.0/0")), (configured, Some(Hop::Own(None))));
+    let delete = Kind::DeleteRoutePrefix("10.2.0.0/24".to_owned());
+    let to_the_dpu = wire::Route { prefix: "192.0.2.1/32".to_owned(), next_hop: "192.0.2.2".to_owned(), vni: 0 };
+    for kind in [delete, Kind::PutRoute(to_the_dpu)] {
+        engine.apply(&[wire::Operation { operation: Some(kind) }]).await.expect("applied");
+    }
+    assert_eq!((hop(&engine, "10.2.0.0/24"), hop(&engine, "192.0.2.1/32")), (Some(Hop::Own(None)), Some(Hop::Refused)));
+    engine.door.own.clear();
+    engine.follow_routes().await.expect("followed");
+    assert_eq!((hop(&engine, "10.2.0.0/24"), hop(&engine, "0.0.0.0/0")), (None, None));
 }

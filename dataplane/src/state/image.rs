@@ -19,6 +19,20 @@ pub struct Wire {
     pub governed: bool,
 }
 
+/// Where packets for a prefix go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hop {
+    /// As the API says, also for the proxy's own connections.
+    Configured(IpAddr),
+    /// As the DPU's own traffic goes: by a next hop on the fabric, or, without, to whoever has the address.
+    Own(Option<IpAddr>),
+    /// To the DPU itself or by another link of it: nowhere.
+    Refused,
+}
+
+/// The DPU's own routes.
+pub type OwnRoutes = BTreeMap<IpNet, Hop>;
+
 /// Contents of all maps, and the wiring of all representors.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Image {
@@ -29,7 +43,7 @@ pub struct Image {
     /// Rows of backend places, by service index.
     pub maglev: BTreeMap<u32, Vec<u32>>,
     pub services: BTreeMap<abi::ServiceKey, abi::Service>,
-    pub routes: BTreeMap<IpNet, IpAddr>,
+    pub routes: BTreeMap<IpNet, Hop>,
 }
 
 /// One entry before and after.
@@ -55,7 +69,7 @@ pub enum Change {
     Backend(Difference<u32, abi::Backend>),
     Maglev(Difference<u32, Vec<u32>>),
     Service(Difference<abi::ServiceKey, abi::Service>),
-    Route(Difference<IpNet, IpAddr>),
+    Route(Difference<IpNet, Hop>),
 }
 
 impl Change {
@@ -114,8 +128,8 @@ fn split<K: Clone + Ord, V: Clone + PartialEq>(
 }
 
 impl State {
-    /// What the kernel must hold.
-    pub fn image(&self) -> Image {
+    /// What the kernel must hold, beside the routes that the DPU has of its own.
+    pub fn image(&self, own: &OwnRoutes) -> Image {
         let mut image = Image::default();
         self.ports.values().for_each(|port| image.add_port(port));
         for (backend, place) in &self.backends {
@@ -124,7 +138,13 @@ impl State {
         for (id, service) in &self.services {
             image.add_service(id, service, &self.backends);
         }
-        image.routes = self.routes.iter().map(|(prefix, route)| (*prefix, route.next_hop)).collect();
+        image.routes.clone_from(own);
+        for (prefix, route) in &self.routes {
+            // No route leads to the DPU itself, whoever says so.
+            if own.get(prefix) != Some(&Hop::Refused) {
+                image.routes.insert(*prefix, Hop::Configured(route.next_hop));
+            }
+        }
         image
     }
 }
@@ -135,9 +155,11 @@ impl Image {
         let wires = self.wires.values().filter(|wire| is_wanted(wire.ifindex)).map(|wire| {
             Change::Wire(Difference { key: wire.ifindex, before: Some(wire.clone()), after: Some(wire.clone()) })
         });
-        let routes = self.routes.iter().filter(|_| routes).map(|(prefix, next_hop)| {
-            Change::Route(Difference { key: *prefix, before: Some(*next_hop), after: Some(*next_hop) })
-        });
+        let routes = self
+            .routes
+            .iter()
+            .filter(|_| routes)
+            .map(|(prefix, hop)| Change::Route(Difference { key: *prefix, before: Some(*hop), after: Some(*hop) }));
         wires.chain(routes).collect()
     }
 

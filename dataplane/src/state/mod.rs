@@ -6,7 +6,7 @@ mod maglev;
 mod parse;
 pub mod saved;
 
-pub use image::{Change, Difference, Image, Wire, difference};
+pub use image::{Change, Difference, Hop, Image, OwnRoutes, Wire, difference};
 pub use parse::{ApplyError, Code};
 
 use crate::sys::abi::{MAX_BACKENDS, MAX_PORTS, MAX_SERVICES};

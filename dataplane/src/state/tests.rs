@@ -70,7 +70,7 @@ fn an_address_moves_from_one_port_to_another_in_one_apply() {
     let state = apply(&State::default(), [Kind::PutPort(port(1))]).expect("first");
     let heir = wire::Port { addresses: port(1).addresses, ..port(2) };
     let next = apply(&state, [Kind::DeletePortId("vf1".to_owned()), Kind::PutPort(heir)]).expect("moved");
-    let changes = difference(&state.image(), &next.image());
+    let changes = difference(&state.image(&OwnRoutes::default()), &next.image(&OwnRoutes::default()));
     let place = |wanted: fn(&Change) -> bool| changes.iter().position(wanted).expect("step");
     let leaves = place(|change| matches!(change, Change::Port(one) if one.after.is_none()));
     let comes = place(|change| matches!(change, Change::Port(one) if one.before.is_none()));
@@ -136,7 +136,7 @@ proptest! {
             if let Ok(next) = apply(&state, [kind]) {
                 state = next;
             }
-            let image = state.image();
+            let image = state.image(&OwnRoutes::default());
             prop_assert!(image.endpoints.values().all(|ifindex| image.ports.contains_key(ifindex)));
             prop_assert!(image.maglev.values().flatten().all(|place| image.backends.contains_key(place)));
             prop_assert!(image.ports.keys().eq(image.wires.keys()));

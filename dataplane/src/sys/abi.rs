@@ -71,7 +71,9 @@ pub struct RoutePrefix {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct NextHop {
+    /// 0: nobody may go there.
     pub ifindex: u32,
+    /// 0: the destination itself is on the link.
     pub ip_version: u32,
     pub address: Address,
 }

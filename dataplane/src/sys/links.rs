@@ -1,4 +1,4 @@
-//! News of links: which came, changed or went.
+//! News of links (which came, changed or went) and of the kernel's addresses and routes.
 
 use super::KernelError;
 use futures_util::StreamExt;
@@ -13,7 +13,10 @@ use tokio::task::JoinHandle;
 /// Changes that come together are told together.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// Follows the links of the namespace that it was made in.
+/// Stands for routes and addresses among the indices of links.
+const NO_LINK: u32 = 0;
+
+/// Follows the links, addresses and routes of the namespace that it was made in.
 #[allow(missing_debug_implementations)]
 pub struct LinkWatch {
     indices: BoxStream<'static, u32>,
@@ -29,7 +32,14 @@ impl Drop for LinkWatch {
 impl LinkWatch {
     /// Needs a tokio runtime.
     pub fn open() -> Result<Self, KernelError> {
-        let opened = rtnetlink::new_multicast_connection(&[MulticastGroup::Link]);
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+        ];
+        let opened = rtnetlink::new_multicast_connection(&groups);
         let (connection, _, messages) = opened.map_err(|error| KernelError::Netlink {
             action: "follow the links".to_owned(),
             reason: error.to_string(),
@@ -39,13 +49,15 @@ impl LinkWatch {
                 NetlinkPayload::InnerMessage(
                     RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link),
                 ) => Some(link.header.index),
+                NetlinkPayload::InnerMessage(_) => Some(NO_LINK),
                 _ => None,
             }
         });
         Ok(Self { indices: indices.boxed(), task: tokio::spawn(connection) })
     }
 
-    /// Interface indices of the links that changed; `None` when the kernel tells no more.
+    /// Interface indices of the links that changed, 0 for routes and addresses; `None` when the kernel
+    /// tells no more.
     pub async fn changed(&mut self) -> Option<BTreeSet<u32>> {
         let mut changed = BTreeSet::from([self.indices.next().await?]);
         let settle = tokio::time::sleep(SETTLE);

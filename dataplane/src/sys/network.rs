@@ -10,7 +10,9 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::neighbour::NeighbourState;
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteScope, RouteType, RouteVia,
+};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, LinkUnspec, RouteMessageBuilder};
 use std::net::IpAddr;
@@ -18,6 +20,10 @@ use tokio::task::JoinHandle;
 
 /// Interface index of `lo` in every namespace.
 const LOOPBACK: u32 = 1;
+
+/// The kernel's own tables (`linux/rtnetlink.h`).
+const TABLE_MAIN: u32 = 254;
+const TABLE_LOCAL: u32 = 255;
 
 /// A link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +51,18 @@ pub enum Way {
     Link(u32),
     /// By a next hop on the link.
     Via(u32, IpAddr),
+}
+
+/// A route that is not ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    pub prefix: IpNet,
+    /// False: to an address of this machine, or refused by whoever made the route.
+    pub is_unicast: bool,
+    /// Links, each with the next hop on it; without one, the destination is on the link.
+    pub ways: Vec<(u32, Option<IpAddr>)>,
+    /// The least is in force.
+    pub metric: u32,
 }
 
 /// The netlink socket of the namespace that this was made in.
@@ -150,6 +168,15 @@ impl Network {
         self.handle.route().get(query).execute().try_collect().await.map_err(|error| refused("list routes", error))
     }
 
+    /// What the kernel's main and local tables say.
+    pub async fn heard_routes(&self) -> Result<Vec<Heard>, KernelError> {
+        let mut all = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            all.extend(self.routes(family).await?.iter().filter_map(heard));
+        }
+        Ok(all)
+    }
+
     /// Adds a route or replaces the one to the prefix.
     pub async fn put_route(&self, table: u32, prefix: IpNet, way: Way) -> Result<(), KernelError> {
         let result = self.handle.route().add(route(table, prefix, way)?).replace().execute().await;
@@ -235,6 +262,56 @@ fn on_link(route: &RouteMessage) -> Option<(u32, IpAddr)> {
     }
     let is_host = route.header.destination_prefix_length == if address?.is_ipv4() { 32 } else { 128 };
     Some((ifindex?, address?)).filter(|_| is_host && route.header.kind == RouteType::Unicast)
+}
+
+/// `None`: a route of ours, of multicast or broadcast, or one that is dead.
+fn heard(route: &RouteMessage) -> Option<Heard> {
+    let is_unicast = route.header.kind == RouteType::Unicast;
+    let is_refusal = matches!(route.header.kind, RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit);
+    let is_heard = match route_table(route) {
+        TABLE_MAIN => is_unicast || is_refusal,
+        TABLE_LOCAL => route.header.kind == RouteType::Local,
+        _ => false,
+    };
+    if !is_heard || route.header.flags.contains(RouteFlags::Dead) {
+        return None;
+    }
+    let v4 = route.header.address_family == AddressFamily::Inet;
+    let mut destination = if v4 { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+    let (mut ways, mut single, mut metric) = (Vec::new(), (None, None), 0);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = ip(address)?,
+            RouteAttribute::Oif(oif) => single.0 = Some(*oif),
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => single.1 = gateway(attribute),
+            RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::MultiPath(hops) => {
+                ways.extend(hops.iter().map(|hop| (hop.interface_index, hop.attributes.iter().find_map(gateway))))
+            }
+            _ => {}
+        }
+    }
+    ways.extend(single.0.map(|oif| (oif, single.1)));
+    let prefix = IpNet::new(destination, route.header.destination_prefix_length).ok()?;
+    Some(Heard { prefix, is_unicast, ways, metric })
+}
+
+fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {
+    match attribute {
+        RouteAttribute::Gateway(address) => ip(address),
+        // A next hop of the other family.
+        RouteAttribute::Via(RouteVia::Inet(v4)) => Some(IpAddr::V4(*v4)),
+        RouteAttribute::Via(RouteVia::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
 }
 
 fn route(table: u32, prefix: IpNet, way: Way) -> Result<RouteMessage, KernelError> {

@@ -82,6 +82,27 @@ pub fn solicitation(source: &str, target: &str) -> Vec<u8> {
     packet
 }
 
+/// An ICMP error of this type and code about a packet.
+pub fn icmp_error(source: &str, destination: &str, kind: [u8; 2], quoted: &[u8]) -> Vec<u8> {
+    let mut body = [&kind[..], &[0; 6], quoted].concat();
+    if ip(source).is_ipv4() {
+        let sum = fold(&[&body]);
+        body[2..4].copy_from_slice(&sum.to_be_bytes());
+        return packet(source, destination, 1, body);
+    }
+    packet(source, destination, 58, body)
+}
+
+/// Asserts that the checksums of an ICMP error, and of the IPv4 header that it quotes, are right.
+pub fn assert_icmp_sound(packet: &[u8]) {
+    if packet[12..14] != [8, 0] {
+        return assert_sound(packet);
+    }
+    assert_eq!(fold(&[&packet[14..34]]), 0, "IPv4 header checksum");
+    assert_eq!(fold(&[&packet[34..]]), 0, "ICMP checksum");
+    assert_eq!(fold(&[&packet[42..62]]), 0, "checksum of the quoted header");
+}
+
 /// Asserts that every checksum of a TCP or UDP packet is right.
 pub fn assert_sound(packet: &[u8]) {
     let is_ipv4 = packet[12..14] == [8, 0];
