@@ -10,6 +10,7 @@
 mod condition;
 mod dpu_node;
 mod dpu_workload;
+pub mod mesh;
 mod network;
 
 pub use condition::{Condition, ConditionStatus, condition};

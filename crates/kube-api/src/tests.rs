@@ -69,3 +69,25 @@ fn a_misspelt_field_of_a_network_is_an_error() {
     assert!(serde_json::from_value::<NetworkSpec>(json!({"vnj": 1})).is_err());
     assert!(serde_json::from_value::<DpuNodeSpec>(json!({"underlayAddress": "here"})).is_err());
 }
+
+#[test]
+fn pods_ask_for_the_mesh_by_their_own_labels_before_those_of_their_namespace() {
+    let labels = |text: &str| -> mesh::Labels {
+        let pairs = text.split_whitespace().filter_map(|pair| pair.split_once('='));
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    };
+    for (pod, namespace, expected) in [
+        ("", "", false),
+        ("", "istio-injection=enabled", true),
+        ("", "istio-injection=disabled", false),
+        ("", "istio.io/rev=canary", true),
+        ("", "istio-injection=disabled dpumesh.io/governed=true", true),
+        ("sidecar.istio.io/inject=false", "dpumesh.io/governed=true", false),
+        ("dpumesh.io/governed=false", "istio-injection=enabled", false),
+        ("dpumesh.io/governed=true", "", true),
+        ("istio.io/rev=canary", "", true),
+    ] {
+        assert_eq!(mesh::asks_for_mesh(&labels(pod), &labels(namespace), false), expected, "{pod:?} in {namespace:?}");
+    }
+    assert!(!mesh::asks_for_mesh(&labels("dpumesh.io/governed=true"), &labels(""), true), "the host's network");
+}

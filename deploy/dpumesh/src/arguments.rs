@@ -1,6 +1,6 @@
 //! The command line.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// Looks at a service mesh on DPUs and prepares DPUs. Exit codes: 0 good, 1 something is wrong, 2 it cannot be told.
@@ -26,9 +26,44 @@ pub struct Access {
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
+    /// What is attached, acknowledged and refused, and where: one screen.
+    Status(Status),
+    /// Everything that is known of one object.
+    #[command(subcommand)]
+    Describe(Describe),
+    /// Look for what an installation lacks, and say what to do.
+    Check,
     /// Files of a node's DPU.
     #[command(subcommand)]
     Dpu(Dpu),
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Status {
+    /// Pods of one namespace, and all of them. Default: counts of all namespaces, and the pods that are not good.
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// wide: every pod with its address, scope and identity. json: all of it, for programs.
+    #[arg(short, long, value_enum)]
+    pub output: Option<Output>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Wide,
+    Json,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Describe {
+    /// Its VF, what became of its configuration, the Istio objects that shape it, what was refused and why, its events.
+    Pod(DescribePod),
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct DescribePod {
+    /// NAMESPACE/NAME, or NAME in the kubeconfig's namespace.
+    pub pod: String,
 }
 
 #[derive(Clone, Debug, Subcommand)]

@@ -1,11 +1,20 @@
 //! The API server, read with the caller's own rights.
 
 use crate::arguments::Access;
+use crate::check::Checked;
+use crate::describe::Described;
+use crate::seen::{Found, Seen};
 use anyhow::{Context, bail};
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret};
+use futures_util::join;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::ListParams;
 use kube::config::KubeConfigOptions;
-use kube::{Api, Client, Config};
-use kube_api::objects;
+use kube::{Api, Client, Config, Resource};
+use kube_api::{DpuWorkload, GROUP, objects};
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
 use std::time::Duration;
 
 /// An API server that does not answer within this is taken for away.
@@ -47,6 +56,124 @@ impl Cluster {
         let (server, default_namespace) = (config.cluster_url.to_string(), config.default_namespace.clone());
         let client = Client::try_from(config).context("the kubeconfig cannot be used")?;
         Ok(Self { client, namespace: access.system_namespace.clone(), default_namespace, server })
+    }
+
+    /// All that `status` judges. What cannot be seen is named in its place.
+    pub async fn see(&self, namespace: Option<&str>) -> Seen {
+        let (nodes, namespaces, pods, dpu_nodes, workloads) = join!(
+            self.list(self.all()),
+            self.list(self.all()),
+            self.list(self.of(namespace)),
+            self.list(self.all()),
+            self.list(self.of(namespace)),
+        );
+        let (networks, system_pods, deployments, daemon_sets, leases) = join!(
+            self.list(self.all()),
+            self.list(self.own()),
+            self.list(self.own()),
+            self.list(self.own()),
+            self.list(self.own()),
+        );
+        let (system_namespace, namespace) = (self.namespace.clone(), namespace.map(str::to_owned));
+        let now = Timestamp::now();
+        Seen {
+            now,
+            system_namespace,
+            namespace,
+            nodes,
+            namespaces,
+            pods,
+            dpu_nodes,
+            workloads,
+            networks,
+            system_pods,
+            deployments,
+            daemon_sets,
+            leases,
+        }
+    }
+
+    /// All that `check` looks at.
+    pub async fn check(&self) -> Checked {
+        let version =
+            self.client.apiserver_version().await.map(|info| info.git_version).map_err(|error| explain(&error));
+        let (seen, kinds, system) = join!(self.see(None), self.kinds(), self.get(self.all(), &self.namespace));
+        let istiods: Api<_> = self.all();
+        let of_istiod = ListParams::default().labels("app=istiod");
+        let (authority, istio_root, istiods) = join!(
+            self.get(self.own(), objects::CA_CONFIG_MAP),
+            self.get(self.own(), "istio-ca-root-cert"),
+            istiods.list(&of_istiod),
+        );
+        let istiods =
+            istiods.map(|list| list.items).map_err(|error| refused("list deployments of all namespaces", &error));
+        Checked { seen, server: self.server.clone(), version, kinds, system, authority, istio_root, istiods }
+    }
+
+    /// A pod's workload and events.
+    pub async fn describe(&self, namespace: &str, name: &str) -> anyhow::Result<Described> {
+        let workloads: Api<DpuWorkload> = self.of(Some(namespace));
+        let events: Api<Event> = self.of(Some(namespace));
+        let of_pod = ListParams::default().fields(&format!("involvedObject.kind=Pod,involvedObject.name={name}"));
+        let workload = workloads.get_opt(name).await.with_context(|| self.cannot("read dpuworkloads"))?;
+        let Some(workload) = workload else { bail!(self.no_workload(namespace, name).await) };
+        // Without the right to see events the rest is still worth something.
+        let events = events.list(&of_pod).await.map(|list| list.items).unwrap_or_default();
+        Ok(Described { workload, events, now: Timestamp::now() })
+    }
+
+    async fn no_workload(&self, namespace: &str, name: &str) -> String {
+        let pods: Api<Pod> = self.of(Some(namespace));
+        match pods.get_opt(name).await {
+            Ok(Some(_)) => format!(
+                "pod {namespace}/{name} has no VF: it uses the host's network, runs on a node without DPU, or was started \
+                 before; `kubectl -n {namespace} describe pod {name}` shows its events"
+            ),
+            _ => format!("there is no pod {namespace}/{name}"),
+        }
+    }
+
+    /// Kinds of our group; none when the group is not served.
+    async fn kinds(&self) -> Result<Vec<String>, String> {
+        match self.client.list_api_group_resources(&format!("{GROUP}/v1")).await {
+            Ok(list) => {
+                Ok(list.resources.into_iter().filter(|one| !one.name.contains('/')).map(|one| one.kind).collect())
+            }
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
+            Err(error) => Err(explain(&error)),
+        }
+    }
+
+    fn all<K: Resource<DynamicType = ()>>(&self) -> Api<K> {
+        Api::all(self.client.clone())
+    }
+
+    /// In a namespace, or in all.
+    fn of<K>(&self, namespace: Option<&str>) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        namespace.map_or_else(|| self.all(), |namespace| Api::namespaced(self.client.clone(), namespace))
+    }
+
+    /// In the release's namespace.
+    fn own<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
+        self.of(Some(&self.namespace))
+    }
+
+    async fn list<K>(&self, api: Api<K>) -> Found<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    {
+        let list = api.list(&ListParams::default()).await;
+        list.map(|list| list.items).map_err(|error| refused(&format!("list {}", K::plural(&())), &error))
+    }
+
+    async fn get<K>(&self, api: Api<K>, name: &str) -> Result<Option<K>, String>
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    {
+        api.get_opt(name).await.map_err(|error| refused(&format!("read {} {name}", K::kind(&())), &error))
     }
 
     /// Refuses a name that no node has: the certificate would fit nothing.
@@ -104,4 +231,29 @@ impl Cluster {
     fn missing(&self, what: &str) -> String {
         format!("{what} is not there: is the chart installed there? (--system-namespace)")
     }
+}
+
+/// Why something cannot be seen, in a sentence.
+fn refused(action: &str, error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if status.code == 403 => format!("you may not {action}: {}", status.message),
+        kube::Error::Api(status) if status.code == 404 => {
+            format!("cannot {action}: the API server does not serve them")
+        }
+        error => format!("cannot {action}: {}", explain(error)),
+    }
+}
+
+/// The error with its causes.
+fn explain(error: &kube::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
 }

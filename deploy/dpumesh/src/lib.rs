@@ -6,6 +6,12 @@
 #![forbid(unsafe_code)]
 
 pub mod arguments;
+pub mod check;
 pub mod cluster;
+pub mod describe;
 pub mod dpu;
+pub mod problem;
 pub mod run;
+pub mod seen;
+pub mod status;
+pub mod table;

@@ -1,9 +1,12 @@
 //! From a command to an answer.
 
-use crate::arguments::{Arguments, Certificates, Command, Dpu, Manifest};
+use crate::arguments::{Arguments, Certificates, Command, Describe, Dpu, Manifest, Output, Status};
+use crate::check;
 use crate::cluster::Cluster;
 use crate::dpu::authority::Authority;
 use crate::dpu::{certificates, files, manifest};
+use crate::status;
+use anyhow::{Context, anyhow};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -29,9 +32,34 @@ pub enum Outcome {
 pub async fn run(arguments: &Arguments) -> anyhow::Result<Answer> {
     let cluster = Cluster::find(&arguments.access).await?;
     match &arguments.command {
+        Command::Status(arguments) => show_status(&cluster, arguments).await,
+        Command::Describe(Describe::Pod(arguments)) => describe_pod(&cluster, &arguments.pod).await,
+        Command::Check => show_checks(&cluster).await,
         Command::Dpu(Dpu::Certificates(arguments)) => dpu_certificates(&cluster, arguments).await,
         Command::Dpu(Dpu::Manifest(arguments)) => dpu_manifest(&cluster, arguments).await,
     }
+}
+
+async fn show_status(cluster: &Cluster, arguments: &Status) -> anyhow::Result<Answer> {
+    let seen = cluster.see(arguments.namespace.as_deref()).await;
+    let status = status::judge(&seen).map_err(|reason| anyhow!("{reason} (dpumesh check)"))?;
+    let text = match arguments.output {
+        Some(Output::Json) => serde_json::to_string_pretty(&status).context("cannot be said in JSON")? + "\n",
+        output => status::text(&status, output == Some(Output::Wide)),
+    };
+    Ok(Answer { text, outcome: status.outcome() })
+}
+
+async fn describe_pod(cluster: &Cluster, pod: &str) -> anyhow::Result<Answer> {
+    let (namespace, name) = pod.split_once('/').unwrap_or((&cluster.default_namespace, pod));
+    let described = cluster.describe(namespace, name).await?;
+    let outcome = if described.is_good() { Outcome::Good } else { Outcome::Bad };
+    Ok(Answer { text: described.text(), outcome })
+}
+
+async fn show_checks(cluster: &Cluster) -> anyhow::Result<Answer> {
+    let checks = check::checks(&cluster.check().await);
+    Ok(Answer { text: check::text(&checks), outcome: check::outcome(&checks) })
 }
 
 async fn dpu_certificates(cluster: &Cluster, arguments: &Certificates) -> anyhow::Result<Answer> {
