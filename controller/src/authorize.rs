@@ -9,11 +9,33 @@ use xds::server::{Authorize, Peer};
 /// Programs that follow their node's view.
 const PROGRAMS: [&str; 2] = ["adapter", "cni-node"];
 
+/// Nodes that have a view; `None` until everything is known. Shared.
+#[derive(Clone, Debug, Default)]
+pub struct Nodes(Arc<RwLock<Option<BTreeSet<String>>>>);
+
+impl Nodes {
+    /// They are these now.
+    pub fn set(&self, nodes: Option<BTreeSet<String>>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = nodes;
+    }
+
+    // The error is tonic's own and as large as it is.
+    #[allow(clippy::result_large_err)]
+    fn require(&self, node: &str) -> Result<(), Status> {
+        match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+            None => Err(Status::unavailable("the controller does not know everything yet; try again")),
+            Some(nodes) if nodes.contains(node) => Ok(()),
+            Some(_) => Err(Status::not_found(format!(
+                "there is no Node {node:?}: add its object to the cluster or the manifests"
+            ))),
+        }
+    }
+}
+
 /// A peer sees the node that it names, if its certificate names that node too.
 #[derive(Clone, Debug)]
 pub struct NodeAuthorize {
-    /// Nodes that have a view.
-    pub nodes: Arc<RwLock<BTreeSet<String>>>,
+    pub nodes: Nodes,
     /// False on loopback without TLS: then there are no certificates.
     pub tls: bool,
 }
@@ -24,10 +46,7 @@ impl Authorize for NodeAuthorize {
         if self.tls {
             certified(node, &peer.identities)?;
         }
-        match self.nodes.read().unwrap_or_else(PoisonError::into_inner).contains(node) {
-            true => Ok(node.clone()),
-            false => Err(Status::not_found(format!("there is no Node {node:?}: add its object to the manifests"))),
-        }
+        self.nodes.require(node).map(|()| node.clone())
     }
 }
 
@@ -55,8 +74,11 @@ mod tests {
 
     #[test]
     fn a_node_sees_its_own_view_and_no_other() {
-        let nodes = Arc::new(RwLock::new(["host1".to_owned(), "host2".to_owned()].into()));
-        let authorize = NodeAuthorize { nodes, tls: true };
+        let nodes = Nodes::default();
+        let authorize = NodeAuthorize { nodes: nodes.clone(), tls: true };
+        let early = authorize.view(&peer("host1", "spiffe://dpumesh/cni-node/host1")).expect_err("not complete");
+        assert_eq!(early.code(), tonic::Code::Unavailable);
+        nodes.set(Some(["host1".to_owned(), "host2".to_owned()].into()));
         let own = authorize.view(&peer("host1", "spiffe://dpumesh/cni-node/host1"));
         assert_eq!(own.expect("own"), "host1");
         for identity in ["spiffe://dpumesh/adapter/host2", "spiffe://dpumesh/dpu-proxy/host1", ""] {

@@ -86,13 +86,16 @@ fn owner_url(namespace: &str, owner: &Owner) -> String {
     format!("kubernetes://apis/{}/namespaces/{namespace}/{kind}s/{}", owner.api_version, owner.name)
 }
 
-/// A server.
+/// A server. Its DPU's address: of the Node's annotation, else as a person wants it, else as the DPU tells.
 pub fn node(tables: &Tables, name: &str) -> Option<wire::Node> {
     let node = tables.node(name)?;
+    let dpu = tables.dpu_node(name);
+    let underlay_address =
+        node.underlay_address.or_else(|| dpu?.wanted_underlay_address).or_else(|| dpu?.told_underlay_address);
     Some(wire::Node {
         name: name.to_owned(),
         pod_cidrs: node.pod_cidrs.iter().map(ToString::to_string).collect(),
-        underlay_address: node.underlay_address.map(|address| address.to_string()).unwrap_or_default(),
+        underlay_address: underlay_address.map(|address| address.to_string()).unwrap_or_default(),
         region: node.region.clone(),
         zone: node.zone.clone(),
         subzone: node.subzone.clone(),

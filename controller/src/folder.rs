@@ -25,12 +25,13 @@ struct File {
     refusal: Option<ManifestError>,
 }
 
-/// A file that is not in force as it is.
+/// A file or object that is not in force as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Refusal {
+    /// Name of the file, or kind and name of the object.
     pub file: String,
     pub reason: String,
-    /// Whether an older content of the file is in force.
+    /// Whether an older content is in force.
     pub last_good: bool,
 }
 
@@ -114,14 +115,15 @@ impl Folder {
         refusals
     }
 
-    /// Number of files.
-    pub fn len(&self) -> usize {
-        self.files.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.files.is_empty()
+    /// A file that never was good is missing from the views: that is worth a person's attention.
+    pub fn in_force(&self) -> Result<(), String> {
+        let missing: Vec<String> = self
+            .refusals()
+            .iter()
+            .filter(|refusal| !refusal.last_good)
+            .map(|refusal| format!("{}: {}", refusal.file, refusal.reason))
+            .collect();
+        if missing.is_empty() { Ok(()) } else { Err(missing.join("; ")) }
     }
 }
 

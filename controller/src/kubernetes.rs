@@ -1,8 +1,9 @@
 //! Kubernetes API objects to `object`: every field that is used is checked here, and a wrong one is named.
 
+use crate::crd;
 use crate::object::{
-    ContainerPort, Endpoint, EndpointSlice, Key, Kind, Labels, Network, Node, Object, Owner, Pod, Service, ServicePort,
-    SlicePort, Target,
+    ContainerPort, DpuNode, Endpoint, EndpointSlice, Key, Kind, Labels, Network, Node, Object, Owner, Pod, Service,
+    ServicePort, SlicePort, Target,
 };
 use k8s_openapi::api::apps::v1::ReplicaSet as ApiReplicaSet;
 use k8s_openapi::api::core::v1::{
@@ -12,7 +13,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::{Endpoint as ApiEndpoint, EndpointSlice as ApiSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use serde::Deserialize;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
 use std::net::IpAddr;
 
 /// Address of the DPU's uplink, on a Node.
@@ -21,6 +22,7 @@ pub const UNDERLAY_ADDRESS: &str = "dpumesh.io/underlay-address";
 pub const ON_FAILURE: &str = "dpumesh.io/on-failure";
 /// Name of a Network, on a Pod.
 pub const NETWORK: &str = "dpumesh.io/network";
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Largest VXLAN network identifier.
 const VNI_MAX: u32 = (1 << 24) - 1;
@@ -34,24 +36,6 @@ pub struct FieldError {
 }
 
 type Checked<T> = Result<T, FieldError>;
-
-/// Our own kind: `apiVersion: dpumesh.io/v1`, `kind: Network`.
-#[derive(Debug, Deserialize)]
-pub struct ApiNetwork {
-    pub metadata: ObjectMeta,
-    #[serde(default)]
-    pub spec: ApiNetworkSpec,
-}
-
-/// Its spec.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ApiNetworkSpec {
-    #[serde(default)]
-    pub vni: u32,
-    #[serde(default)]
-    pub mtu: u32,
-}
 
 /// Anything that can become an object.
 pub trait Convert {
@@ -85,20 +69,55 @@ impl Convert for ApiNode {
     }
 }
 
-impl Convert for ApiNetwork {
+impl Convert for crd::Network {
     fn convert(self) -> Checked<(Key, Object)> {
         let key = Key::new(Kind::Network, "", &name(&self.metadata)?);
-        let ApiNetworkSpec { vni, mtu } = self.spec;
+        let crd::NetworkSpec { vni, mtu } = self.spec;
         require(vni <= VNI_MAX, "spec.vni", || format!("{vni} is over {VNI_MAX}"))?;
         require(mtu == 0 || (576..=65535).contains(&mtu), "spec.mtu", || format!("{mtu} is not 576 to 65535"))?;
         Ok((key, Object::Network(Network { vni, mtu })))
     }
 }
 
+impl Convert for crd::DpuNode {
+    fn convert(self) -> Checked<(Key, Object)> {
+        let key = Key::new(Kind::DpuNode, "", &name(&self.metadata)?);
+        let one = |field: &str, text: Option<String>| {
+            text.filter(|text| !text.is_empty()).map(|text| address(field, &text)).transpose()
+        };
+        let node = DpuNode {
+            wanted_underlay_address: one("spec.underlayAddress", self.spec.underlay_address)?,
+            told_underlay_address: one(
+                "status.underlayAddress",
+                self.status.and_then(|status| status.underlay_address),
+            )?,
+        };
+        Ok((key, Object::DpuNode(node)))
+    }
+}
+
 impl Convert for ApiReplicaSet {
     fn convert(self) -> Checked<(Key, Object)> {
-        Ok((namespaced(Kind::ReplicaSet, &self.metadata)?, Object::ReplicaSet(owner(&self.metadata))))
+        replica_set(&self.metadata)
     }
+}
+
+/// Only its owner matters, so the API server is asked for no more.
+impl Convert for PartialObjectMeta<ApiReplicaSet> {
+    fn convert(self) -> Checked<(Key, Object)> {
+        replica_set(&self.metadata)
+    }
+}
+
+/// What is no object of that kind at all is refused alone.
+impl<K: Convert> Convert for DeserializeGuard<K> {
+    fn convert(self) -> Checked<(Key, Object)> {
+        self.0.map_err(|error| wrong("object", error.error))?.convert()
+    }
+}
+
+fn replica_set(metadata: &ObjectMeta) -> Checked<(Key, Object)> {
+    Ok((namespaced(Kind::ReplicaSet, metadata)?, Object::ReplicaSet(owner(metadata))))
 }
 
 impl Convert for ApiPod {
@@ -106,7 +125,9 @@ impl Convert for ApiPod {
         let key = namespaced(Kind::Pod, &self.metadata)?;
         let spec = self.spec.ok_or_else(|| wrong("spec", "is missing".to_owned()))?;
         let status = self.status.unwrap_or_default();
-        let annotations = self.metadata.annotations.clone().unwrap_or_default();
+        let mut annotations = self.metadata.annotations.clone().unwrap_or_default();
+        // As large as the pod, and nobody's business but kubectl's.
+        annotations.remove(LAST_APPLIED);
         let phase = status.phase.unwrap_or_default();
         let listed = status.pod_ips.unwrap_or_default().into_iter().map(|ip| ip.ip).collect::<Vec<_>>();
         let texts = if listed.is_empty() { status.pod_ip.into_iter().collect() } else { listed };

@@ -1,22 +1,32 @@
 //! Kubernetes objects to typed, versioned tables, and each node's view of them over xDS.
 //!
-//! In: a folder of manifests. Out: for each node its own `Workload`s, and all `Node`s, `Service`s
-//! and `Network`s. The pure core goes `manifest` → `folder` → `tables` → `derive` → `publish`;
-//! `watch`, `authorize` and `metrics` are the shell around it.
+//! In: a folder of manifests, or the API server. Out: for each node its own `Workload`s, and all
+//! `Node`s, `Service`s and `Network`s. The pure core goes `manifest` → `folder`, or `watchers` →
+//! `cluster`, to `tables` → `derive` → `publish`; `program` and `keeper` are the shell around it.
+//! Beside the views: `enrollment` gives programs their certificates, `reports` writes down what nodes
+//! tell, `leader` does what one replica must do.
 
 #![forbid(unsafe_code)]
 
+pub mod api_server;
+pub mod args;
 pub mod authorize;
+pub mod cluster;
+pub mod crd;
 pub mod derive;
 pub mod folder;
+pub mod keeper;
 pub mod kubernetes;
 pub mod manifest;
 pub mod metrics;
 pub mod object;
+pub mod program;
 pub mod publish;
 pub mod tables;
 pub mod watch;
+pub mod watchers;
 
+use cluster::{Cluster, Seen};
 use folder::{Folder, Refusal};
 use object::Kind;
 use publish::Publisher;
@@ -24,33 +34,78 @@ use std::collections::{BTreeMap, BTreeSet};
 use tables::{Changes, Tables};
 use xds::server::Store;
 
-/// The core as one: files in, views out.
+/// The core as one: files or objects in, views out.
 #[derive(Debug)]
 pub struct Controller {
-    folder: Folder,
+    source: Source,
     tables: Tables,
     publisher: Publisher,
 }
 
+#[derive(Debug)]
+enum Source {
+    Folder(Folder),
+    Cluster(Cluster),
+}
+
 impl Controller {
-    /// Publishes into `store`.
+    /// Of a folder; publishes into `store`.
     pub fn new(store: Store) -> Self {
-        Self { folder: Folder::default(), tables: Tables::default(), publisher: Publisher::new(store) }
+        Self::of(Source::Folder(Folder::default()), store)
+    }
+
+    /// Of an API server; publishes into `store` once everything was listed.
+    pub fn of_cluster(store: Store) -> Self {
+        Self::of(Source::Cluster(Cluster::default()), store)
+    }
+
+    fn of(source: Source, store: Store) -> Self {
+        Self { source, tables: Tables::default(), publisher: Publisher::new(store) }
     }
 
     /// The folder holds exactly these files now.
     pub fn load(&mut self, files: BTreeMap<String, String>) -> Changes {
-        if !self.folder.replace(files) {
+        let Source::Folder(folder) = &mut self.source else { return Changes::default() };
+        if !folder.replace(files) {
             return Changes::default();
         }
-        let changes = self.tables.replace(self.folder.objects());
-        self.publisher.publish(&self.tables);
+        let changes = self.tables.replace(folder.objects());
+        self.publish();
         changes
+    }
+
+    /// This was seen of the API server.
+    pub fn see(&mut self, seen: Vec<Seen>) -> Changes {
+        let Source::Cluster(cluster) = &mut self.source else { return Changes::default() };
+        let mut changes = Changes::default();
+        for seen in seen {
+            changes += cluster.take(seen, &mut self.tables);
+        }
+        if cluster.is_complete() {
+            self.publish();
+        }
+        changes
+    }
+
+    fn publish(&mut self) {
+        self.publisher.publish(&self.tables);
+        self.tables.forget_removals(self.tables.version());
     }
 
     /// What is not in force as it is written.
     pub fn refusals(&self) -> Vec<Refusal> {
-        self.folder.refusals()
+        match &self.source {
+            Source::Folder(folder) => folder.refusals(),
+            Source::Cluster(cluster) => cluster.refusals(),
+        }
+    }
+
+    /// Whether the source is read, and goes on to be; else why not.
+    pub fn state(&self) -> Result<(), String> {
+        match &self.source {
+            Source::Cluster(cluster) => cluster.state(),
+            Source::Folder(folder) => folder.in_force(),
+        }
     }
 
     /// Number of objects of a kind.
@@ -58,9 +113,9 @@ impl Controller {
         self.tables.count(kind)
     }
 
-    /// Number of files.
-    pub fn files(&self) -> usize {
-        self.folder.len()
+    /// The tables.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
     }
 
     /// Version of the tables.
@@ -68,8 +123,12 @@ impl Controller {
         self.tables.version()
     }
 
-    /// Nodes that have a view.
-    pub fn nodes(&self) -> BTreeSet<String> {
-        self.publisher.nodes().clone()
+    /// Nodes that have a view; `None` until everything is known.
+    pub fn nodes(&self) -> Option<BTreeSet<String>> {
+        let is_complete = match &self.source {
+            Source::Cluster(cluster) => cluster.is_complete(),
+            Source::Folder(_) => true,
+        };
+        is_complete.then(|| self.publisher.nodes().clone())
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A file is taken whole or refused whole, with the line (or the field) that is wrong.
 
-use crate::kubernetes::{ApiNetwork, Convert};
+use crate::crd;
+use crate::kubernetes::Convert;
 use crate::object::{Key, Object};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
@@ -99,7 +100,8 @@ impl Manifest {
             ("v1", "Service") => document.object::<Service>()?,
             ("apps/v1", "ReplicaSet") => document.object::<ReplicaSet>()?,
             ("discovery.k8s.io/v1", "EndpointSlice") => document.object::<EndpointSlice>()?,
-            ("dpumesh.io/v1", "Network") => document.object::<ApiNetwork>()?,
+            ("dpumesh.io/v1", "Network") => document.object::<crd::Network>()?,
+            ("dpumesh.io/v1", "DpuNode") => document.object::<crd::DpuNode>()?,
             ("", _) | (_, "") => {
                 return Err(document.wrong("apiVersion or kind is missing: this is no Kubernetes object"));
             }

@@ -17,12 +17,21 @@ pub enum Kind {
     Pod,
     Service,
     EndpointSlice,
+    DpuNode,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Namespace, Self::Node, Self::Network, Self::ReplicaSet, Self::Pod, Self::Service, Self::EndpointSlice];
+    pub const ALL: [Self; 8] = [
+        Self::Namespace,
+        Self::Node,
+        Self::Network,
+        Self::ReplicaSet,
+        Self::Pod,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::DpuNode,
+    ];
 
     /// As in a manifest.
     pub fn as_str(self) -> &'static str {
@@ -34,6 +43,7 @@ impl Kind {
             Self::Pod => "Pod",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::DpuNode => "DpuNode",
         }
     }
 }
@@ -80,6 +90,7 @@ pub enum Object {
     Pod(Box<Pod>),
     Service(Service),
     EndpointSlice(EndpointSlice),
+    DpuNode(DpuNode),
 }
 
 /// A server.
@@ -91,6 +102,15 @@ pub struct Node {
     pub region: String,
     pub zone: String,
     pub subzone: String,
+}
+
+/// A server's DPU.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DpuNode {
+    /// Of its uplink, as a person wants it.
+    pub wanted_underlay_address: Option<IpAddr>,
+    /// The same, as the dataplane tells it.
+    pub told_underlay_address: Option<IpAddr>,
 }
 
 /// A network that pods may join.

@@ -54,7 +54,7 @@ impl Publisher {
                     let service = derive::service(tables, &key.namespace, &key.name);
                     self.common(key, type_url::SERVICE, derived(key, service), &mut pending);
                 }
-                Kind::Namespace | Kind::ReplicaSet | Kind::EndpointSlice => {}
+                Kind::Namespace | Kind::ReplicaSet | Kind::EndpointSlice | Kind::DpuNode => {}
             }
         }
         self.follow_nodes(tables, &mut pending);
@@ -131,6 +131,7 @@ fn dirty(tables: &Tables, seen: u64) -> BTreeSet<Key> {
             Kind::ReplicaSet => dirty.extend(pods(tables, namespace)),
             // The slice's own service, and, were it moved or removed, the one that it had.
             Kind::Pod | Kind::EndpointSlice => dirty.extend(derive::services_of(tables, namespace).cloned()),
+            Kind::DpuNode => drop(dirty.insert(Key::new(Kind::Node, "", &key.name))),
             Kind::Node | Kind::Network | Kind::Service => {}
         }
         dirty.insert(key.clone());

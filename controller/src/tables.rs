@@ -3,8 +3,8 @@
 //! In: the complete set of objects that should be there. Out: what changed since any version, so
 //! that every subscriber sees changes in one order.
 
-use crate::object::{Key, Kind, Labels, Network, Node, Object, Owner, Pod, Service};
-use std::collections::BTreeMap;
+use crate::object::{DpuNode, Key, Kind, Labels, Network, Node, Object, Owner, Pod, Service};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// All objects. `version` grows by one with each object that changes.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +13,9 @@ pub struct Tables {
     entries: BTreeMap<Key, Entry>,
     /// Last change of each key, in order; removals included.
     log: BTreeMap<u64, Key>,
+    /// The removals among them.
+    removed: BTreeSet<u64>,
+    counts: BTreeMap<Kind, usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -29,6 +32,13 @@ pub struct Changes {
     pub removed: usize,
 }
 
+impl std::ops::AddAssign for Changes {
+    fn add_assign(&mut self, other: Self) {
+        self.put += other.put;
+        self.removed += other.removed;
+    }
+}
+
 impl Tables {
     /// Makes the objects be exactly these.
     pub fn replace(&mut self, objects: BTreeMap<Key, Object>) -> Changes {
@@ -36,25 +46,56 @@ impl Tables {
         let gone: Vec<Key> =
             self.iter().map(|(key, _)| key).filter(|key| !objects.contains_key(*key)).cloned().collect();
         for key in gone {
-            self.record(key, None);
-            changes.removed += 1;
+            changes.removed += usize::from(self.remove(&key));
         }
         for (key, object) in objects {
-            if self.get(&key) != Some(&object) {
-                self.record(key, Some(object));
-                changes.put += 1;
-            }
+            changes.put += usize::from(self.put(key, object));
         }
         changes
     }
 
+    /// Adds or replaces one object; says whether that changed anything.
+    pub fn put(&mut self, key: Key, object: Object) -> bool {
+        let changes = self.get(&key) != Some(&object);
+        if changes {
+            self.record(key, Some(object));
+        }
+        changes
+    }
+
+    /// Removes one object.
+    pub fn remove(&mut self, key: &Key) -> bool {
+        let known = self.get(key).is_some();
+        if known {
+            self.record(key.clone(), None);
+        }
+        known
+    }
+
     fn record(&mut self, key: Key, object: Option<Object>) {
         self.version += 1;
+        let count = self.counts.entry(key.kind).or_default();
+        *count += usize::from(object.is_some());
+        if object.is_none() {
+            self.removed.insert(self.version);
+        }
         let entry = Entry { version: self.version, object };
         if let Some(previous) = self.entries.insert(key.clone(), entry) {
+            *count -= usize::from(previous.object.is_some());
             self.log.remove(&previous.version);
+            self.removed.remove(&previous.version);
         }
         self.log.insert(self.version, key);
+    }
+
+    /// Forgets the removals up to `version`: nobody asks for older changes any more.
+    pub fn forget_removals(&mut self, version: u64) {
+        let newer = self.removed.split_off(&(version + 1));
+        for removal in std::mem::replace(&mut self.removed, newer) {
+            if let Some(key) = self.log.remove(&removal) {
+                self.entries.remove(&key);
+            }
+        }
     }
 
     /// Of the last change.
@@ -86,7 +127,7 @@ impl Tables {
 
     /// How many objects of a kind there are.
     pub fn count(&self, kind: Kind) -> usize {
-        self.iter().filter(|(key, _)| key.kind == kind).count()
+        self.counts.get(&kind).copied().unwrap_or(0)
     }
 
     /// Labels of a namespace; `None` when there is no such object.
@@ -101,6 +142,14 @@ impl Tables {
     pub fn node(&self, name: &str) -> Option<&Node> {
         match self.get(&Key::new(Kind::Node, "", name)) {
             Some(Object::Node(node)) => Some(node),
+            _ => None,
+        }
+    }
+
+    /// A node's DPU.
+    pub fn dpu_node(&self, name: &str) -> Option<&DpuNode> {
+        match self.get(&Key::new(Kind::DpuNode, "", name)) {
+            Some(Object::DpuNode(node)) => Some(node),
             _ => None,
         }
     }
@@ -163,5 +212,8 @@ mod tests {
         assert_eq!(changed, ["a", "b"]);
         assert_eq!(tables.namespace("a"), None);
         assert_eq!(tables.count(Kind::Namespace), 1);
+        tables.forget_removals(tables.version());
+        let changed: Vec<&str> = tables.changed_since(seen).map(|key| key.name.as_str()).collect();
+        assert_eq!((changed, tables.entries.len()), (vec!["b"], 1), "a removal that was told takes no memory");
     }
 }

@@ -99,7 +99,7 @@ type Views = BTreeMap<(String, &'static str), Vec<Resource>>;
 fn outcome(controller: &Controller, store: &Store) -> (Vec<usize>, Views) {
     let counts = Kind::ALL.map(|kind| controller.count(kind)).to_vec();
     let mut views = BTreeMap::new();
-    for node in controller.nodes() {
+    for node in controller.nodes().expect("a folder is complete") {
         for kind in TYPES {
             views.insert((node.clone(), kind), store.get(&node, kind));
         }

@@ -1,0 +1,141 @@
+//! Watches on the API server: lists, then follows, each kind in a task of its own.
+//!
+//! Each object is reduced to what is used before it is handed on, so that a large cluster takes the
+//! memory of its tables and no more.
+
+use crate::cluster::Seen;
+use crate::crd;
+use crate::kubernetes::Convert;
+use crate::object::{Key, Kind};
+use futures_util::{Stream, StreamExt};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::Api;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use service::backoff::Backoff;
+use std::fmt::Debug;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// A watch that failed is tried again after this long at the latest.
+const RETRY_LIMIT: Duration = Duration::from_secs(10);
+/// A watch that neither failed again nor told anything for this long works.
+const RECOVERED: Duration = Duration::from_secs(12);
+
+/// Starts all watches. They end when the receiver is dropped.
+pub fn start(client: &Client) -> mpsc::Receiver<Seen> {
+    let (seen, receiver) = mpsc::channel(1024);
+    objects::<Namespace>(client, Kind::Namespace, &seen);
+    objects::<Node>(client, Kind::Node, &seen);
+    objects::<DeserializeGuard<crd::Network>>(client, Kind::Network, &seen);
+    objects::<DeserializeGuard<crd::DpuNode>>(client, Kind::DpuNode, &seen);
+    objects::<Pod>(client, Kind::Pod, &seen);
+    objects::<Service>(client, Kind::Service, &seen);
+    objects::<EndpointSlice>(client, Kind::EndpointSlice, &seen);
+    objects::<PartialObjectMeta<ReplicaSet>>(client, Kind::ReplicaSet, &seen);
+    receiver
+}
+
+fn objects<K>(client: &Client, kind: Kind, seen: &mpsc::Sender<Seen>)
+where
+    K: Resource<DynamicType = ()> + Convert + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let events = watcher(Api::<K>::all(client.clone()), watcher::Config::default());
+    tokio::spawn(follow(kind, events.backoff(Retry::default()), seen.clone()));
+}
+
+async fn follow<K: Resource + Convert>(
+    kind: Kind,
+    events: impl Stream<Item = Result<Event<K>, watcher::Error>>,
+    seen: mpsc::Sender<Seen>,
+) {
+    let (mut events, mut works) = (std::pin::pin!(events), true);
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = tokio::time::sleep(RECOVERED), if !works => None,
+            () = seen.closed() => return,
+        };
+        works = !matches!(event, Some(Err(_)));
+        let told = match event {
+            // The stream itself never ends.
+            None => Some(Seen::Recovered(kind)),
+            Some(Ok(event)) => reduce(kind, event),
+            Some(Err(error)) => Some(Seen::Failed(kind, failure(kind, &error))),
+        };
+        if let Some(told) = told
+            && seen.send(told).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+fn reduce<K: Resource + Convert>(kind: Kind, event: Event<K>) -> Option<Seen> {
+    match event {
+        Event::Init => Some(Seen::ListBegins(kind)),
+        Event::InitDone => Some(Seen::ListEnds(kind)),
+        Event::Delete(object) => Some(Seen::Gone(key(kind, &object))),
+        Event::InitApply(object) | Event::Apply(object) => {
+            let key = key(kind, &object);
+            is_used(kind, &object).then(|| Seen::Put(key, object.convert().map(|(_, object)| object)))
+        }
+    }
+}
+
+fn key<K: Resource>(kind: Kind, object: &K) -> Key {
+    Key::new(kind, &object.namespace().unwrap_or_default(), &object.name_any())
+}
+
+/// Endpoint slices without a service are somebody else's, and no mistake.
+fn is_used<K: Resource>(kind: Kind, object: &K) -> bool {
+    kind != Kind::EndpointSlice || object.labels().contains_key("kubernetes.io/service-name")
+}
+
+fn failure(kind: Kind, error: &watcher::Error) -> String {
+    let reason = explain(error);
+    tracing::warn!(kind = kind.as_str(), reason, "the API server is not followed; what was known stays in force");
+    reason
+}
+
+/// kube's backoff over ours.
+struct Retry(Backoff);
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self(Backoff::new(Duration::from_millis(500), RETRY_LIMIT))
+    }
+}
+
+impl Iterator for Retry {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(self.0.next(fastrand::f64()))
+    }
+}
+
+impl kube::runtime::utils::Backoff for Retry {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+}
+
+/// With the cause, which names the host, the certificate or the missing permission.
+pub fn explain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
