@@ -128,7 +128,7 @@ async fn a_node_without_object_is_told_so() {
     let (_handle, mut events) = follow(&program, "host9");
     loop {
         let event = tokio::time::timeout(Duration::from_secs(20), events.recv()).await.expect("in time");
-        if matches!(event, Some(Event::Disconnected { reason }) if reason.contains("there is no Node \"host9\"")) {
+        if matches!(event, Some(Event::Disconnected { reason, .. }) if reason.contains("there is no Node \"host9\"")) {
             return;
         }
     }
@@ -179,7 +179,7 @@ async fn a_certificate_opens_the_view_of_its_own_node_and_no_other() {
     loop {
         let event = tokio::time::timeout(Duration::from_secs(20), events.recv()).await.expect("in time");
         match event.expect("client") {
-            Event::Disconnected { reason } if reason.contains("needs a certificate for") => return,
+            Event::Disconnected { reason, .. } if reason.contains("needs a certificate for") => return,
             Event::Update(update) => panic!("told of another node: {update:?}"),
             _ => {}
         }

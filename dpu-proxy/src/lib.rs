@@ -7,7 +7,7 @@
 //! * `listener`: from a listening socket to a filter chain. `connection`: what is known then.
 //! * `authorize`, `http`, `tcp_proxy`, `local`: the data paths. `fairness`: who may. `io`: bytes, plain or in TLS.
 //! * `upstream`: hosts and connections to them. `tls`: contexts, secrets, identities.
-//! * `ads`, `steering`: towards the control plane and the dataplane.
+//! * `ads`, `steering`: towards the control plane and the dataplane. `key_holder`: what the host may have signed.
 //! * `telemetry`, `access_log`, `stats`, `stream_info`, `admin`: what is told of it all.
 
 #![forbid(unsafe_code)]
@@ -21,6 +21,7 @@ pub mod control;
 pub mod fairness;
 pub mod http;
 pub mod io;
+pub mod key_holder;
 pub mod listener;
 pub mod local;
 pub mod program;

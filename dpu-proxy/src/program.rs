@@ -8,7 +8,7 @@ use crate::shared::{Phase, Report, Settings, Shared, State};
 use crate::tls::identity;
 use crate::upstream::dns::Names;
 use crate::workers::Workers;
-use crate::{steering, tls};
+use crate::{key_holder, steering, tls};
 use clap::{Parser, ValueEnum};
 use mesh_api::envoy::config::core::v3::Node;
 use mesh_api::envoy_pb::google::protobuf::value::Kind;
@@ -143,7 +143,7 @@ pub async fn serve(
         Some(address) => Some(admin::serve(address, admin).await?),
         None => None,
     };
-    let parties = parties(arguments, &mut configuration)?;
+    let parties = parties(arguments, &mut configuration, &shared)?;
     let mut control = Control::new(Arc::clone(&shared), workers, configuration);
     started(admin_address);
     control.run(parties, ordered, stop).await;
@@ -157,7 +157,7 @@ pub async fn serve(
     Ok(())
 }
 
-fn parties(arguments: &Arguments, configuration: &mut Configuration) -> Result<Parties, StartError> {
+fn parties(arguments: &Arguments, configuration: &mut Configuration, shared: &Shared) -> Result<Parties, StartError> {
     let mut parties = Parties {
         steering: arguments.steering_socket.as_ref().map(|path| steering::start(path.clone())),
         ..Parties::default()
@@ -168,6 +168,7 @@ fn parties(arguments: &Arguments, configuration: &mut Configuration) -> Result<P
     parties.ads = Some(ads::start(&dialer, node, control_plane.mode, configuration.interests()));
     if configuration.is_mesh() {
         parties.identities = Some(identity::start(ads::signer(&dialer)));
+        parties.attached = Some(key_holder::start(dialer, shared.state.subscribe()));
     }
     Ok(parties)
 }

@@ -2,7 +2,7 @@
 
 use crate::node::MeshSettings;
 use clap::Parser;
-use service::grpc::{Endpoint, GrpcError, TlsArgs};
+use service::grpc::TlsArgs;
 use service::logging::LogArgs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,7 +23,8 @@ pub struct Args {
     /// The mesh's control plane, e.g. https://istiod.istio-system.svc:15012.
     #[arg(long, value_name = "URI")]
     pub control_plane: String,
-    /// PEM certificates of the authority that signed the control plane's; by default --tls-ca.
+    /// PEM certificates of the authority that signed the control plane's certificate, read again at every
+    /// connection: a mounted ConfigMap istio-ca-root-cert. By default --tls-ca.
     #[arg(long, value_name = "FILE")]
     pub control_plane_ca: Option<PathBuf>,
     /// DNS name that the control plane's certificate must carry.
@@ -32,6 +33,10 @@ pub struct Args {
     /// Istio's certificate service; by default the control plane.
     #[arg(long, value_name = "URI")]
     pub ca: Option<String>,
+    /// Kubernetes token that is shown to the certificate service, read again at every use: projected into
+    /// this pod, with audience istio-ca.
+    #[arg(long, env = "ISTIO_TOKEN", value_name = "FILE", default_value = "/var/run/secrets/tokens/istio-token")]
+    pub istio_token: PathBuf,
     /// The node daemon's socket that tells of attached pods.
     #[arg(long, value_name = "PATH", default_value = "/run/dpumesh/attachments.sock")]
     pub attachments: PathBuf,
@@ -76,20 +81,13 @@ impl Args {
         }
     }
 
-    /// The control plane's endpoint.
-    pub fn control_plane(&self) -> Result<Endpoint, GrpcError> {
-        service::grpc::endpoint(&self.control_plane, &self.control_plane_tls(), &self.control_plane_server_name)
+    /// The certificate service.
+    pub fn authority(&self) -> &str {
+        self.ca.as_ref().unwrap_or(&self.control_plane)
     }
 
-    /// The certificate service's endpoint.
-    pub fn authority(&self) -> Result<Endpoint, GrpcError> {
-        let uri = self.ca.as_ref().unwrap_or(&self.control_plane);
-        service::grpc::endpoint(uri, &self.control_plane_tls(), &self.control_plane_server_name)
-    }
-
-    /// Our own certificate, but the control plane's authority.
-    fn control_plane_tls(&self) -> TlsArgs {
-        let tls_ca = self.control_plane_ca.clone().filter(|_| self.tls.is_mutual());
-        TlsArgs { tls_ca: tls_ca.or_else(|| self.tls.tls_ca.clone()), ..self.tls.clone() }
+    /// File with the authority of the control plane's certificate.
+    pub fn control_plane_authority(&self) -> Option<PathBuf> {
+        self.control_plane_ca.clone().or_else(|| self.tls.tls_ca.clone())
     }
 }

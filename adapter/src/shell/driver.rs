@@ -4,6 +4,7 @@ use super::Shared;
 use super::args::Args;
 use super::clients::{self, ControlPlane};
 use super::metrics::Metrics;
+use super::standing;
 use crate::membership::Membership;
 use crate::node::{self, MeshSettings};
 use crate::pod::Pod;
@@ -11,6 +12,7 @@ use crate::quiet::Quiet;
 use crate::translate::references::Reference;
 use crate::translate::{Changes, Interests, Kind};
 use mesh_api::envoy::config::core::v3::Node;
+use mesh_model::Identity;
 use service::health::Health;
 use service::signal::CancellationToken;
 use std::collections::{BTreeMap, BTreeSet};
@@ -92,6 +94,7 @@ impl Driver {
     pub(super) async fn run(mut self, mut verdicts: mpsc::UnboundedReceiver<Verdict>, stop: CancellationToken) {
         let (controller, mut from_controller) = clients::controller(&self.args);
         let (attachments, mut from_attachments) = clients::attachments(&self.args);
+        let troubles = self.shared.troubles.clone();
         let mut inbox = self.inbox.take().expect("run is called once");
         loop {
             tokio::select! {
@@ -99,6 +102,7 @@ impl Driver {
                 Some(event) = from_attachments.recv() => self.on_view("attachments", &attachments, event),
                 Some(tagged) = inbox.recv() => self.on_stream(tagged),
                 Some(verdict) = verdicts.recv() => self.on_verdict(verdict),
+                () = troubles.changed() => self.tell_control_plane_health(),
                 () = wait_until(self.wake()) => {}
                 () = stop.cancelled() => return,
             }
@@ -121,7 +125,7 @@ impl Driver {
     fn on_view(&mut self, condition: &str, handle: &Handle, event: Event) {
         match event {
             Event::Connected => self.health.set(condition, Ok(())),
-            Event::Disconnected { reason } => self.health.set(condition, Err(reason)),
+            Event::Disconnected { reason, .. } => self.health.set(condition, Err(reason)),
             Event::Update(update) => {
                 let result = self.membership.apply(&update.type_url, &update.changed, &update.removed);
                 if let Err(rejected) = &result {
@@ -137,8 +141,7 @@ impl Driver {
     fn refresh_members(&mut self) {
         let members = self.membership.members(&self.args.trust_domain);
         self.unknown = members.unknown;
-        let identities = members.pods.values().map(|pod| pod.identity.clone()).collect();
-        *self.shared.identities.write().unwrap_or_else(PoisonError::into_inner) = identities;
+        self.follow_identities(members.pods.values().map(|pod| pod.identity.clone()).collect());
         *self.shared.ungoverned.lock().unwrap_or_else(PoisonError::into_inner) = members.ungoverned;
         let gone: Vec<String> = self.streams.keys().filter(|uid| !members.pods.contains_key(*uid)).cloned().collect();
         for uid in gone {
@@ -148,6 +151,17 @@ impl Driver {
             self.refresh_member(pod);
         }
         self.tell_control_plane_health();
+    }
+
+    /// Certificates are asked for, and keys used, of identities that are attached.
+    fn follow_identities(&mut self, identities: BTreeSet<Identity>) {
+        self.control_plane.retain(&identities);
+        self.shared.troubles.retain(&identities);
+        self.shared.identities.write().unwrap_or_else(PoisonError::into_inner).clone_from(&identities);
+        // Before both views are known, an identity that is missing is not gone.
+        if self.membership.is_complete() {
+            self.shared.keys.want(&identities);
+        }
     }
 
     fn refresh_member(&mut self, pod: Pod) {
@@ -193,16 +207,16 @@ impl Driver {
         };
         match event {
             Event::Connected => self.set_stream(&uid, Ok(())),
-            Event::Disconnected { reason } => self.set_stream(&uid, Err(reason)),
+            Event::Disconnected { reason, is_denied } => self.set_stream(&uid, Err((reason, is_denied))),
             Event::Update(update) => self.on_update(&uid, &handle, update),
         }
     }
 
-    fn set_stream(&mut self, uid: &str, state: Result<(), String>) {
+    fn set_stream(&mut self, uid: &str, state: Result<(), (String, bool)>) {
         if let Some(stream) = self.shared.aggregate().stream(uid) {
             stream.is_connected = state.is_ok();
             stream.connections += u64::from(state.is_ok());
-            stream.error = state.err().unwrap_or_default();
+            (stream.error, stream.is_denied) = state.err().unwrap_or_default();
         }
         self.tell_control_plane_health();
     }
@@ -225,14 +239,7 @@ impl Driver {
     }
 
     fn tell_control_plane_health(&self) {
-        let aggregate = self.shared.aggregate();
-        let (all, connected) = (aggregate.members(), aggregate.connected());
-        drop(aggregate);
-        let state = match connected == all {
-            true => Ok(()),
-            false => Err(format!("{connected} of {all} workload streams are open; see /workloads")),
-        };
-        self.health.set("control_plane", state);
+        self.health.set("control_plane", standing::control_plane(&self.shared));
     }
 
     /// The proxy speaks.

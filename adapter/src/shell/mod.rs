@@ -1,25 +1,33 @@
 //! Sockets and tasks around the core.
 //!
-//! `driver` is the one loop that owns the core's steps; `clients` opens discovery streams, `server`
-//! serves the proxy, `relay` passes signing requests on, `report` and `metrics` tell how it goes.
+//! `driver` is the one loop that owns the core's steps. `clients` opens discovery streams, over `istiod`
+//! with the `keys` of the DPU; `server` serves the proxy: `relay` passes signing requests on to the
+//! `authority`, `holder` is the wire of the keys. `troubles`, `report` and `metrics` tell how it goes.
 
 pub mod args;
+mod authority;
 mod clients;
 mod driver;
+mod holder;
+mod istiod;
+mod keys;
 mod metrics;
 mod relay;
 mod report;
 mod server;
+mod standing;
+mod troubles;
 
 pub use args::Args;
 pub use metrics::Metrics;
-pub use relay::{CertificateAuthority, Relay};
 
 use crate::translate::Aggregate;
 use anyhow::Context;
 use clients::ControlPlane;
 use driver::Driver;
+use keys::Keys;
 use mesh_model::Identity;
+use relay::Relay;
 use service::health::Health;
 use service::http::{Routes, SharedRegistry};
 use service::signal::CancellationToken;
@@ -27,6 +35,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::mpsc;
+use troubles::Troubles;
 use xds::server::Store;
 
 /// The core, shared with those who only look.
@@ -35,6 +44,9 @@ pub(crate) struct Shared {
     aggregate: Arc<Mutex<Aggregate>>,
     /// Identities that are attached now: what the relay may ask certificates for.
     identities: Arc<RwLock<BTreeSet<Identity>>>,
+    /// Keys on the DPU, and what goes wrong on the way to streams.
+    keys: Keys,
+    troubles: Troubles,
     /// Attached pods that are left alone, with the reason.
     ungoverned: Arc<Mutex<std::collections::BTreeMap<String, String>>>,
 }
@@ -65,10 +77,12 @@ pub async fn start(
     let store = Store::new();
     store.hold(&args.node);
     let (events, verdicts) = mpsc::unbounded_channel();
-    let control_plane = ControlPlane::new(&args).context("--control-plane")?;
-    let authority = CertificateAuthority::new(args.authority().context("--ca")?, &args.cluster_id);
-    let relay = Relay::new(shared.identities.clone(), authority, metrics.clone(), server::proxy_identity(&args));
-    let (grpc, served) = server::serve(&args, store.clone(), events, relay, stop.clone()).await?;
+    let (keys, troubles) = (shared.keys.clone(), shared.troubles.clone());
+    let control_plane = ControlPlane::new(&args, keys.clone(), troubles.clone()).context("--control-plane")?;
+    let authority = clients::authority(&args, keys.clone(), troubles.clone()).context("--ca")?;
+    let guard = server::Guard::new(&args);
+    let relay = Relay::new(shared.identities.clone(), authority, metrics.clone(), troubles, guard);
+    let (grpc, served) = server::serve(&args, store.clone(), events, relay, keys, stop.clone()).await?;
     let routes = routes(&shared);
     let health_at = service::http::serve(args.health_listen, health.clone(), registry, routes, stop.clone()).await?;
     let driver = Driver::new(args, shared, store, control_plane, metrics, health);

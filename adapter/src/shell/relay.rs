@@ -4,119 +4,64 @@
 //! passed on only for an identity that a pod attached to this host has, and only if the request
 //! itself asks for that identity. Requests and chains are never logged.
 
+use super::authority::{self, CertificateAuthority};
 use super::metrics::Metrics;
+use super::server::Guard;
+use super::troubles::{Step, Troubles};
 use mesh_api::ca::certificate_relay_server::CertificateRelay;
 use mesh_api::ca::{SignRequest, SignResponse};
-use mesh_api::istio_ca::IstioCertificateRequest;
-use mesh_api::istio_ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use mesh_model::Identity;
-use prost_types::value::Kind;
-use prost_types::{Struct, Value};
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
-use tonic::metadata::MetadataValue;
-use tonic::transport::Channel;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate, X509CertificationRequest};
 
-/// One attempt may take this long.
-const TIMEOUT: Duration = Duration::from_secs(10);
-const ATTEMPTS: u32 = 3;
 /// What is asked for when the request says nothing: a day.
 const DEFAULT_VALIDITY_S: u64 = 24 * 3600;
 
-/// The mesh's certificate service.
-#[derive(Clone, Debug)]
-pub struct CertificateAuthority {
-    client: IstioCertificateServiceClient<Channel>,
-    cluster_id: String,
-}
-
-impl CertificateAuthority {
-    /// Connects when it is first needed.
-    pub fn new(endpoint: service::grpc::Endpoint, cluster_id: &str) -> Self {
-        Self { client: IstioCertificateServiceClient::new(endpoint.connect_lazy()), cluster_id: cluster_id.to_owned() }
-    }
-
-    async fn sign(&self, identity: &Identity, csr: &str, validity_s: u64) -> Result<Vec<String>, Status> {
-        let mut backoff = xds::Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
-        for _ in 1..ATTEMPTS {
-            match self.attempt(identity, csr, validity_s).await {
-                Err(status) if is_worth_retrying(&status) => {
-                    tracing::debug!(%identity, code = ?status.code(), "the certificate service failed; trying again");
-                    tokio::time::sleep(backoff.next(0.5)).await;
-                }
-                result => return result,
-            }
-        }
-        self.attempt(identity, csr, validity_s).await
-    }
-
-    async fn attempt(&self, identity: &Identity, csr: &str, validity_s: u64) -> Result<Vec<String>, Status> {
-        let text = Value { kind: Some(Kind::StringValue(identity.to_string())) };
-        let mut request = Request::new(IstioCertificateRequest {
-            csr: csr.to_owned(),
-            validity_duration: i64::try_from(validity_s).unwrap_or(i64::MAX),
-            metadata: Some(Struct { fields: [("ImpersonatedIdentity".to_owned(), text)].into() }),
-        });
-        let cluster = MetadataValue::try_from(&self.cluster_id);
-        request.metadata_mut().insert("clusterid", cluster.map_err(|_| Status::internal("--cluster-id is not ASCII"))?);
-        let answer = tokio::time::timeout(TIMEOUT, self.client.clone().create_certificate(request)).await;
-        let answer = answer.map_err(|_| Status::deadline_exceeded("the certificate service did not answer in time"))?;
-        Ok(answer?.into_inner().cert_chain)
-    }
-}
-
-fn is_worth_retrying(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Aborted)
-}
-
 /// The service that dpu-proxy calls.
 #[derive(Clone, Debug)]
-pub struct Relay {
+pub(super) struct Relay {
     identities: Arc<RwLock<BTreeSet<Identity>>>,
     authority: CertificateAuthority,
     metrics: Metrics,
-    /// The certificate name that a caller must show, where there is TLS.
-    caller: Option<String>,
+    troubles: Troubles,
+    guard: Guard,
 }
 
 impl Relay {
     /// Signs for these identities, which change as pods come and go.
-    pub fn new(
+    pub(super) fn new(
         identities: Arc<RwLock<BTreeSet<Identity>>>,
         authority: CertificateAuthority,
         metrics: Metrics,
-        caller: Option<String>,
+        troubles: Troubles,
+        guard: Guard,
     ) -> Self {
-        Self { identities, authority, metrics, caller }
+        Self { identities, authority, metrics, troubles, guard }
     }
 
     async fn answer(&self, request: Request<SignRequest>) -> Result<Vec<String>, Status> {
-        self.check_caller(&request)?;
+        self.guard.check(&request)?;
         let SignRequest { identity, csr_pem, validity_seconds } = request.into_inner();
         let identity: Identity = identity.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
         self.check_attached(&identity)?;
         let key = check_request(&csr_pem, &identity)?;
         let validity_s = if validity_seconds == 0 { DEFAULT_VALIDITY_S } else { validity_seconds };
-        let chain = self.authority.sign(&identity, &csr_pem, validity_s).await?;
-        check_chain(&chain, &identity, &key)?;
+        let chain = self.signed(&identity, &csr_pem, validity_s, &key).await;
+        let outcome = chain.as_ref().map(drop);
+        let outcome = outcome.map_err(|status| (status.message().to_owned(), authority::is_denial(status.code())));
+        self.troubles.note(&identity, Step::Certificate, outcome);
+        chain
+    }
+
+    async fn signed(&self, identity: &Identity, csr: &str, validity_s: u64, key: &[u8]) -> Result<Vec<String>, Status> {
+        let chain = self.authority.sign(identity, csr, validity_s).await?;
+        check_chain(&chain, identity, key)?;
         Ok(chain)
     }
 
     // The error is tonic's own and as large as it is.
-    #[allow(clippy::result_large_err)]
-    fn check_caller(&self, request: &Request<SignRequest>) -> Result<(), Status> {
-        let shown = service::grpc::peer_identities(request);
-        match &self.caller {
-            Some(expected) if !shown.contains(expected) => {
-                Err(Status::permission_denied(format!("caller must be {expected}; it showed {shown:?}")))
-            }
-            _ => Ok(()),
-        }
-    }
-
     #[allow(clippy::result_large_err)]
     fn check_attached(&self, identity: &Identity) -> Result<(), Status> {
         match self.identities.read().unwrap_or_else(PoisonError::into_inner).contains(identity) {
@@ -135,7 +80,8 @@ impl CertificateRelay for Relay {
         let result = self.answer(request).await;
         self.metrics.signed(result.as_ref().map(|_| ()).map_err(Status::code));
         if let Err(status) = &result {
-            tracing::warn!(identity, code = ?status.code(), reason = status.message(), "a certificate was not signed");
+            // What the certificate service says is logged when it changes; the caller asks again and again.
+            tracing::debug!(identity, code = ?status.code(), reason = status.message(), "a certificate was not signed");
         }
         result.map(|chain_pem| Response::new(SignResponse { chain_pem }))
     }

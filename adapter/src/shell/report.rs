@@ -1,6 +1,6 @@
 //! What the adapter tells a person: `/workloads`, `/aggregation`, `/rejections`.
 
-use super::Shared;
+use super::{Shared, standing};
 use crate::node;
 use crate::translate::aggregate::Member;
 use crate::translate::{Aggregate, Content};
@@ -10,13 +10,14 @@ use std::sync::{Arc, PoisonError};
 /// Every attached pod: its stream, its configuration, its errors.
 pub(super) fn workloads(shared: &Shared) -> String {
     let aggregate = shared.aggregate();
-    let governed: Vec<Value> = aggregate.members.values().map(|member| workload(member, &aggregate)).collect();
+    let governed: Vec<Value> = aggregate.members.values().map(|member| workload(shared, member, &aggregate)).collect();
     drop(aggregate);
     let ungoverned = shared.ungoverned.lock().unwrap_or_else(PoisonError::into_inner).clone();
     pretty(&json!({ "workloads": governed, "ungoverned": ungoverned }))
 }
 
-fn workload(member: &Member, aggregate: &Aggregate) -> Value {
+fn workload(shared: &Shared, member: &Member, aggregate: &Aggregate) -> Value {
+    let obstacle = standing::obstacle(shared, member);
     let counts = member.sidecar.counts();
     let counts: Map<String, Value> =
         counts.into_iter().map(|(kind, count)| (kind.label().to_owned(), json!(count))).collect();
@@ -32,7 +33,8 @@ fn workload(member: &Member, aggregate: &Aggregate) -> Value {
         "node_id": node::id(&member.pod),
         "stream": if member.stream.is_connected { "connected" } else { "disconnected" },
         "connections": member.stream.connections,
-        "error": member.stream.error,
+        "error": obstacle.as_ref().map(|trouble| &trouble.reason),
+        "denied": obstacle.as_ref().is_some_and(|trouble| trouble.is_denied),
         "version": member.stream.version,
         "scope": member.served.as_ref().map(|(served, _)| served.name()),
         "accepted_scope": member.accepted.as_ref().map(|accepted| accepted.name()),

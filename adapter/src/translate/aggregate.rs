@@ -34,6 +34,8 @@ pub struct StreamState {
     pub is_connected: bool,
     /// Why it is not, or what went wrong last.
     pub error: String,
+    /// The control plane does not accept the workload.
+    pub is_denied: bool,
     /// The control plane's last version.
     pub version: String,
     pub connections: u64,

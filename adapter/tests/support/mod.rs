@@ -2,6 +2,10 @@
 
 #![allow(dead_code)]
 
+pub mod holder;
+pub mod istiod;
+pub mod world;
+
 use istio_dpu_adapter::pod::Pod;
 use istio_dpu_adapter::translate::{Aggregate, Kind};
 use mesh_api::attach::Attachment;

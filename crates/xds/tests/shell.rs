@@ -134,7 +134,7 @@ async fn a_refused_node_is_told_why() {
     let (_handle, mut events) = start(address, Mode::Delta, "stranger");
     loop {
         let event = tokio::time::timeout(Duration::from_secs(10), events.recv()).await.expect("in time");
-        if let Some(Event::Disconnected { reason }) = event {
+        if let Some(Event::Disconnected { reason, .. }) = event {
             assert!(reason.contains("no such node"), "{reason}");
             break;
         }

@@ -17,7 +17,7 @@ use crate::steering::{self, Ports, Readiness, Registration};
 use crate::tls::identity;
 use crate::tls::secrets::Secrets;
 use crate::workers::Workers;
-use mesh_model::PortId;
+use mesh_model::{Identity, PortId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -36,6 +36,8 @@ pub struct Parties {
     pub ads: Option<(xds::client::Handle, mpsc::Receiver<AdsEvent>)>,
     pub steering: Option<(steering::Client, mpsc::Receiver<steering::Event>)>,
     pub identities: Option<(identity::Identities, mpsc::Receiver<identity::Event>)>,
+    /// Whose keys the adapter needs before their workloads are complete.
+    pub attached: Option<mpsc::Receiver<BTreeSet<Identity>>>,
 }
 
 /// The one owner of everything that changes.
@@ -50,6 +52,8 @@ pub struct Control {
     ads: Option<xds::client::Handle>,
     steering: Option<steering::Client>,
     identities: Option<identity::Identities>,
+    /// Identities of attached pods, complete or not; what the adapter told last.
+    attached: BTreeSet<Identity>,
     /// A socket for steering by what it takes; kept so that it is passed on once only.
     passed: BTreeMap<Registration, Arc<OwnedFd>>,
     is_draining: bool,
@@ -65,6 +69,7 @@ enum Input {
     Ads(AdsEvent),
     Steering(steering::Event),
     Identity(identity::Event),
+    Attached(BTreeSet<Identity>),
     FetchTimeout,
     Stop,
     DrainListeners,
@@ -94,6 +99,7 @@ impl Control {
             ads: None,
             steering: None,
             identities: None,
+            attached: BTreeSet::new(),
             passed: BTreeMap::new(),
             is_draining: false,
         }
@@ -104,6 +110,7 @@ impl Control {
         let (ads, mut ads_events) = parties.ads.unzip();
         let (steering, mut steering_events) = parties.steering.unzip();
         let (identities, mut identity_events) = parties.identities.unzip();
+        let mut attached = parties.attached;
         self.report.control_plane = ads.as_ref().map(|_| Err("not connected yet".to_owned()));
         self.report.dataplane = steering.as_ref().map(|_| Err("not connected yet".to_owned()));
         (self.ads, self.steering, self.identities) = (ads, steering, identities);
@@ -121,6 +128,7 @@ impl Control {
                 event = next(&mut ads_events) => Input::Ads(event),
                 event = next(&mut steering_events) => Input::Steering(event),
                 event = next(&mut identity_events) => Input::Identity(event),
+                identities = next(&mut attached) => Input::Attached(identities),
                 () = &mut fetched, if waits => Input::FetchTimeout,
             };
             match input {
@@ -130,6 +138,7 @@ impl Control {
                 Input::Ads(event) => self.ads_event(event),
                 Input::Steering(event) => self.steering_event(event),
                 Input::Identity(event) => self.identity_event(event),
+                Input::Attached(identities) => self.attached = identities,
             }
             // What is there already is taken together: one state for a burst of updates.
             while let Some(Ok(event)) = ads_events.as_mut().map(mpsc::Receiver::try_recv) {
@@ -146,7 +155,7 @@ impl Control {
                 self.configuration.connected();
                 self.report.control_plane = Some(Ok(()));
             }
-            AdsEvent::Disconnected { reason } => {
+            AdsEvent::Disconnected { reason, .. } => {
                 tracing::warn!(reason, "no control plane; trying again. What is in force stays");
                 self.report.control_plane = Some(Err(reason));
             }
@@ -202,7 +211,7 @@ impl Control {
     /// Brings everybody up to date.
     fn publish(&mut self) {
         let snapshot = self.configuration.snapshot();
-        let wanted = plan::identities(&snapshot);
+        let wanted = plan::identities(&snapshot, &self.attached);
         self.take_secrets(&wanted);
         if let Some(identities) = &self.identities {
             identities.want(wanted);
@@ -218,7 +227,7 @@ impl Control {
     }
 
     /// SDS secrets of the root scope, and identities of workloads that are still here.
-    fn take_secrets(&mut self, wanted: &BTreeSet<mesh_model::Identity>) {
+    fn take_secrets(&mut self, wanted: &BTreeSet<Identity>) {
         let (key_pairs, roots) = self.configuration.secrets();
         (self.secrets.key_pairs, self.secrets.roots) = (key_pairs, roots);
         self.secrets.identities.retain(|identity, _| wanted.contains(identity));

@@ -56,9 +56,10 @@ pub(super) fn devices(ports: &Ports) -> Devices {
     Devices { uplink: ports.uplink.clone(), representors: representors.collect() }
 }
 
-/// Whose certificates are needed.
-pub(super) fn identities(snapshot: &Snapshot) -> BTreeSet<Identity> {
-    snapshot.workloads.values().map(|workload| workload.identity.clone()).collect()
+/// Whose certificates are needed: of workloads that are served, and of pods whose configuration comes
+/// only when the control plane has seen their certificate.
+pub(super) fn identities(snapshot: &Snapshot, attached: &BTreeSet<Identity>) -> BTreeSet<Identity> {
+    snapshot.workloads.values().map(|workload| &workload.identity).chain(attached).cloned().collect()
 }
 
 /// Which ports may be opened: those whose workload is in force, with its certificate.

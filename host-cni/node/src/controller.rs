@@ -39,7 +39,7 @@ async fn take(handle: Handle, mut events: mpsc::Receiver<Event>, mesh: &watch::S
                     health.set(CONDITION, Ok(()));
                 }
             }
-            Event::Disconnected { reason } => health.set(CONDITION, Err(reason)),
+            Event::Disconnected { reason, .. } => health.set(CONDITION, Err(reason)),
             Event::Update(update) => {
                 let mut outcome = Ok(());
                 mesh.send_modify(|mesh| outcome = mesh.apply(&update.type_url, &update.changed, &update.removed));

@@ -6,7 +6,7 @@ use crate::probe;
 use crate::programs::{self, Authority, Binaries, Process, Program, ProxyOptions};
 use crate::replay::Scenario;
 use crate::state::{self, FOLDER, State};
-use crate::topology::{CONTROL_PLANE_NAMESPACE, build};
+use crate::topology::{CONTROL_PLANE_NAMESPACE, HOSTS, build};
 use crate::{cni, shell};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
@@ -153,7 +153,8 @@ pub fn is_running() -> bool {
 fn certify() -> Result<()> {
     let authority = Authority::new("lab of dpumesh")?;
     authority.save(&Path::new(FOLDER).join("mesh-ca"))?;
-    Program::all().into_iter().try_for_each(|program| program.certify(&authority))
+    Program::all().into_iter().try_for_each(|program| program.certify(&authority))?;
+    HOSTS.into_iter().try_for_each(programs::write_token)
 }
 
 /// Programs that the lab calls, and their Debian packages.

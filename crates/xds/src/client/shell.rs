@@ -35,7 +35,11 @@ pub struct Options {
 #[derive(Debug)]
 pub enum Event {
     Connected,
-    Disconnected { reason: String },
+    Disconnected {
+        reason: String,
+        /// The server does not accept this client: to try again helps only when something has changed.
+        is_denied: bool,
+    },
     Update(Update),
 }
 
@@ -104,7 +108,25 @@ struct Client {
 enum End {
     /// The consumer is gone.
     Finished,
-    Failed(String),
+    Failed(Failure),
+}
+
+struct Failure {
+    reason: String,
+    is_denied: bool,
+}
+
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Self { reason, is_denied: false }
+    }
+}
+
+impl From<tonic::Status> for Failure {
+    fn from(status: tonic::Status) -> Self {
+        let is_denied = matches!(status.code(), tonic::Code::Unauthenticated | tonic::Code::PermissionDenied);
+        Self { reason: describe(&status), is_denied }
+    }
 }
 
 impl Client {
@@ -112,9 +134,9 @@ impl Client {
         let mut backoff = self.options.backoff;
         loop {
             let started = Instant::now();
-            let reason = match self.session().await {
+            let Failure { reason, is_denied } = match self.session().await {
                 End::Finished => return,
-                End::Failed(reason) => reason,
+                End::Failed(failure) => failure,
             };
             self.core.disconnected();
             if started.elapsed() > HEALTHY {
@@ -122,7 +144,8 @@ impl Client {
             }
             let wait = backoff.next(fastrand::f64());
             tracing::debug!(node = %self.options.node.id, reason, wait_ms = wait.as_millis() as u64, "discovery stream ended");
-            if self.events.send(Event::Disconnected { reason }).await.is_err() || self.sleep(wait).await.is_err() {
+            let event = Event::Disconnected { reason, is_denied };
+            if self.events.send(event).await.is_err() || self.sleep(wait).await.is_err() {
                 return;
             }
         }
@@ -160,8 +183,8 @@ impl Client {
                 },
                 response = responses.next() => match response {
                     Some(Ok(response)) => if let Some(end) = self.deliver(response).await { return end },
-                    Some(Err(status)) => return End::Failed(describe(&status)),
-                    None => return End::Failed("the server ended the stream".to_owned()),
+                    Some(Err(status)) => return End::Failed(status.into()),
+                    None => return End::Failed("the server ended the stream".to_owned().into()),
                 },
             }
         }
@@ -174,7 +197,7 @@ impl Client {
         requests: &Requests,
         receiver: mpsc::UnboundedReceiver<Request>,
     ) -> Result<Responses, End> {
-        let channel = (self.connect)().await.map_err(End::Failed)?;
+        let channel = self.channel().await?;
         self.core.connected();
         self.flush(requests)?;
         let (metadata, mode) = (self.options.metadata.clone(), self.options.mode);
@@ -189,10 +212,21 @@ impl Client {
         }
     }
 
+    /// Connects, which may take as long as it likes, and takes commands meanwhile.
+    async fn channel(&mut self) -> Result<Channel, End> {
+        let mut connecting = (self.connect)();
+        loop {
+            tokio::select! {
+                channel = &mut connecting => return channel.map_err(|reason| End::Failed(reason.into())),
+                command = self.inbox.recv() => self.command(command.ok_or(End::Finished)?),
+            }
+        }
+    }
+
     /// Sends what the core has to say.
     fn flush(&mut self, requests: &Requests) -> Result<(), End> {
         while let Some(request) = self.core.poll() {
-            let closed = |_| End::Failed("the request stream was closed by the server".to_owned());
+            let closed = |_| End::Failed("the request stream was closed by the server".to_owned().into());
             requests.send(request).map_err(closed)?;
         }
         Ok(())
@@ -212,8 +246,18 @@ impl Client {
     }
 }
 
-fn describe(status: &tonic::Status) -> String {
-    format!("{:?}: {}", status.code(), status.message())
+/// A status for a person, with its causes: a connection that failed says why only there.
+pub fn describe(status: &tonic::Status) -> String {
+    let mut text = format!("{:?}: {}", status.code(), status.message());
+    let mut source = std::error::Error::source(status);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 type Requests = mpsc::UnboundedSender<Request>;
@@ -224,7 +268,7 @@ async fn open(
     requests: mpsc::UnboundedReceiver<Request>,
     metadata: &[(String, String)],
     mode: Mode,
-) -> Result<Responses, String> {
+) -> Result<Responses, Failure> {
     let mut client = AggregatedDiscoveryServiceClient::new(channel)
         .max_decoding_message_size(MESSAGE_LIMIT_BYTES)
         .max_encoding_message_size(MESSAGE_LIMIT_BYTES);
@@ -237,8 +281,8 @@ async fn open(
                     Request::StateOfTheWorld(_) => None,
                 }
             });
-            let request = with_metadata(outgoing, metadata)?;
-            let answer = client.delta_aggregated_resources(request).await.map_err(|status| describe(&status))?;
+            let request = with_metadata(outgoing, metadata).map_err(Failure::from)?;
+            let answer = client.delta_aggregated_resources(request).await.map_err(Failure::from)?;
             answer.into_inner().map(|response| response.map(Response::Delta)).boxed()
         }
         Mode::StateOfTheWorld => {
@@ -248,8 +292,8 @@ async fn open(
                     Request::Delta(_) => None,
                 }
             });
-            let request = with_metadata(outgoing, metadata)?;
-            let answer = client.stream_aggregated_resources(request).await.map_err(|status| describe(&status))?;
+            let request = with_metadata(outgoing, metadata).map_err(Failure::from)?;
+            let answer = client.stream_aggregated_resources(request).await.map_err(Failure::from)?;
             answer.into_inner().map(|response| response.map(Response::StateOfTheWorld)).boxed()
         }
     };

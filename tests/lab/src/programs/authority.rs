@@ -1,5 +1,7 @@
 //! The lab's certificate authority: of the programs' certificates, and, in the replay server, of the mesh.
 
+use super::istio_token;
+use crate::topology::Host;
 use anyhow::{Context, Result};
 use rcgen::string::Ia5String;
 use rcgen::{
@@ -88,6 +90,14 @@ fn finish(params: &mut CertificateParams) {
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.use_authority_key_identifier_extension = true;
+}
+
+/// Makes the token that a host's adapter shows to the certificate service.
+pub fn write_token(host: Host) -> Result<()> {
+    let path = istio_token(host);
+    std::fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
+    let digest = KeyPair::generate()?.public_key_raw().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    write_private(&path, &digest)
 }
 
 fn write_private(path: &Path, text: &str) -> Result<()> {

@@ -6,10 +6,10 @@ mod bootstrap;
 mod process;
 mod start;
 
-pub use authority::{Authority, signing_request};
+pub use authority::{Authority, signing_request, write_token};
 pub use process::tail;
 pub use process::{Binaries, Process};
-pub use start::{Program, ProxyOptions, hop_log, manifests};
+pub use start::{Program, ProxyOptions, hop_log, istio_token, manifests};
 
 use crate::state::FOLDER;
 use crate::topology::Host;

@@ -24,6 +24,11 @@ pub fn hop_log(host: Host) -> PathBuf {
     folder(host).join("hops.jsonl")
 }
 
+/// The token that a host's adapter shows to the certificate service.
+pub fn istio_token(host: Host) -> PathBuf {
+    folder(host).join("istio-token")
+}
+
 /// How the DPUs' proxies run.
 #[derive(Clone, Copy, Debug)]
 pub struct ProxyOptions {
@@ -179,6 +184,7 @@ fn adapter(host: Host) -> Vec<(&'static str, String)> {
         ("control-plane", format!("https://{CONTROL_PLANE}:15012")),
         ("control-plane-ca", folder(host).join("tls/ca.pem").display().to_string()),
         ("control-plane-server-name", "istiod.istio-system.svc".to_owned()),
+        ("istio-token", istio_token(host).display().to_string()),
         ("attachments", in_folder(host, "attachments.sock")),
         ("listen", format!("{}:15110", host.management())),
         ("health-listen", "127.0.0.1:15111".to_owned()),

@@ -1,5 +1,6 @@
-//! Istio's certificate service as istiod offers it to a node's proxy: signs for the impersonated identity.
+//! Istio's certificate service as istiod offers it to a trusted node account: signs for the impersonated identity.
 
+use super::caller;
 use crate::programs::Authority;
 use mesh_api::istio_ca::istio_certificate_service_server::IstioCertificateService;
 use mesh_api::istio_ca::{IstioCertificateRequest, IstioCertificateResponse};
@@ -19,15 +20,10 @@ impl IstioCertificateService for Certificates {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let shown = service::grpc::peer_identities(&request);
-        if !shown.iter().any(|name| name.starts_with("spiffe://dpumesh/adapter/")) {
-            return Err(Status::permission_denied(format!(
-                "only an adapter may impersonate; the caller showed {shown:?}"
-            )));
-        }
-        let request = request.into_inner();
-        let identity = impersonated(&request)
+        let identity = impersonated(request.get_ref())
             .ok_or_else(|| Status::invalid_argument("metadata.ImpersonatedIdentity is missing"))?;
+        caller::check_impersonation(&request, &identity)?;
+        let request = request.into_inner();
         let chain = self
             .authority
             .sign(&request.csr, &identity)

@@ -1,7 +1,7 @@
 //! The incremental aggregated discovery service around `session`: one task a stream.
 
 use super::session::{Nack, Session};
-use super::{Recordings, Scenario};
+use super::{Recordings, Scenario, caller};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use mesh_api::envoy::service::discovery::v3 as discovery;
@@ -53,9 +53,19 @@ impl Plane {
         use_it(&mut self.log.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    async fn run(self, mut requests: Streaming<discovery::DeltaDiscoveryRequest>, responses: Responses) {
+    async fn run(
+        self,
+        shown: Option<String>,
+        mut requests: Streaming<discovery::DeltaDiscoveryRequest>,
+        responses: Responses,
+    ) {
         let Some(Ok(first)) = requests.next().await else { return };
-        let node = first.node.clone().unwrap_or_default().id;
+        let node = first.node.clone().unwrap_or_default();
+        if let Err(refusal) = caller::check_stream(shown.as_deref(), &node) {
+            let _ = responses.send(Err(refusal)).await;
+            return;
+        }
+        let node = node.id;
         let mut current = self.current.subscribe();
         let (scenario, version) = *current.borrow_and_update();
         let pod = pod_of(&node).unwrap_or_default();
@@ -158,12 +168,9 @@ impl AggregatedDiscoveryService for Plane {
         &self,
         request: Request<Streaming<discovery::DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let shown = service::grpc::peer_identities(&request);
-        if !shown.iter().any(|name| name.starts_with("spiffe://dpumesh/adapter/")) {
-            return Err(Status::permission_denied(format!("only an adapter may ask; the caller showed {shown:?}")));
-        }
+        let shown = caller::identity(&request);
         let (sender, receiver) = mpsc::channel(16);
-        tokio::spawn(self.clone().run(request.into_inner(), sender));
+        tokio::spawn(self.clone().run(shown, request.into_inner(), sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }

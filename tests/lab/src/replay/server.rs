@@ -45,8 +45,12 @@ pub async fn serve(args: Args) -> Result<()> {
         .await
         .with_context(|| format!("cannot listen on {}", args.listen))?;
     control(&args, &plane, stop.clone()).await?;
-    let incoming = service::grpc::incoming(listener, args.tls.server_at(args.listen)?);
-    let router = tonic::transport::Server::builder()
+    let mut server = tonic::transport::Server::builder();
+    if let Some(tls) = super::caller::tls(&args.tls)? {
+        server = server.tls_config(tls)?;
+    }
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let router = server
         .add_service(AggregatedDiscoveryServiceServer::new(plane).max_decoding_message_size(64 << 20))
         .add_service(IstioCertificateServiceServer::new(Certificates { authority }));
     // Open streams don't end by themselves: stopping means dropping them.
