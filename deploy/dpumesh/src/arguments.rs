@@ -40,7 +40,8 @@ pub enum Command {
 
 #[derive(Args, Clone, Debug)]
 pub struct Status {
-    /// Pods of one namespace, and all of them. Default: counts of all namespaces, and the pods that are not good.
+    /// Pods of one namespace, and all of them. Default: all namespaces; of many pods only those
+    /// that are not good.
     #[arg(short, long, value_name = "NAMESPACE")]
     pub namespace: Option<String>,
     /// wide: every pod with its address, scope and identity. json: all of it, for programs.

@@ -83,6 +83,9 @@ node1  yes    yes        yes    4 of 16   4/4      128 -> 38  198.18.0.1  1
 NAMESPACE  PODS  GOVERNED  OPEN  ACCEPTED  WAITING  REFUSED  DENIED  mTLS
 bookinfo   1     1         1     1         0        0        0       Strict
 
+POD                  NODE   VF   STATE  CONFIGURATION  ACKNOWLEDGED  mTLS
+bookinfo/reviews-v1  node1  vf3  Open   Accepted       12 s ago      Strict
+
 ISTIO OBJECT IN FORCE            PODS
 VirtualService bookinfo/reviews  1
 
@@ -107,11 +110,16 @@ fn a_refused_workload_is_shown_with_where_and_why_and_the_verdict_is_last() {
 }
 
 #[test]
-fn good_workloads_are_listed_when_their_namespace_is_asked_for() {
+fn many_good_workloads_are_counted_and_listed_when_asked_for() {
     let mut seen = good();
-    assert!(!text(&judged(&seen), false).contains("bookinfo/reviews-v1"));
+    let many: Vec<Value> = (0..31).map(|number| workload(&format!("web-{number}"), json!({}))).collect();
+    seen.workloads = objects(Value::Array(many));
+    seen.pods = objects(json!([]));
+    let shown = text(&judged(&seen), false);
+    assert!(!shown.contains("bookinfo/web-7"), "{shown}");
+    assert!(shown.contains("31 pods are good and not listed"), "{shown}");
     seen.namespace = Some("bookinfo".to_owned());
-    assert!(text(&judged(&seen), false).contains("bookinfo/reviews-v1"));
+    assert!(text(&judged(&seen), false).contains("bookinfo/web-7"));
 }
 
 #[test]

@@ -9,6 +9,8 @@ use std::fmt::{Debug, Write};
 
 /// Istio objects that are listed without `wide`.
 const OBJECTS_SHOWN: usize = 12;
+/// Pods that are listed, all of them, without being asked for; of more, only those that are not good.
+const PODS_SHOWN: usize = 30;
 
 /// For a person. `wide`: every workload with its VF and identity, and every Istio object.
 pub fn text(status: &Status, wide: bool) -> String {
@@ -98,18 +100,26 @@ fn group(namespace: &str, lines: &[&WorkloadLine]) -> [String; 9] {
     ]
 }
 
-/// Those that are not good; all of them when one namespace or `wide` was asked for.
+/// All of them when they are few or were asked for; else those that are not good.
 fn workloads(status: &Status, wide: bool) -> String {
-    let shows_all = wide || status.namespace.is_some();
-    let lines = status.workloads.iter().filter(|line| shows_all || line.health != Health::Good);
-    if wide {
-        let header =
-            ["POD", "NODE", "VF", "ADDRESS", "STATE", "CONFIGURATION", "ACKNOWLEDGED", "mTLS", "SCOPE", "IDENTITY"];
-        return columns(header, lines.map(wide_workload));
+    let shows_all = wide || status.namespace.is_some() || status.workloads.len() <= PODS_SHOWN;
+    let lines: Vec<_> = status.workloads.iter().filter(|line| shows_all || line.health != Health::Good).collect();
+    let hidden = status.workloads.len() - lines.len();
+    let mut text = if wide {
+        columns(WIDE_HEADER, lines.into_iter().map(wide_workload))
+    } else {
+        columns(HEADER, lines.into_iter().map(workload))
+    };
+    if hidden > 0 {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{hidden} pods are good and not listed (-n NAMESPACE, -o wide)");
     }
-    let header = ["POD", "NODE", "VF", "STATE", "CONFIGURATION", "ACKNOWLEDGED", "mTLS"];
-    columns(header, lines.map(workload))
+    text
 }
+
+const HEADER: [&str; 7] = ["POD", "NODE", "VF", "STATE", "CONFIGURATION", "ACKNOWLEDGED", "mTLS"];
+const WIDE_HEADER: [&str; 10] =
+    ["POD", "NODE", "VF", "ADDRESS", "STATE", "CONFIGURATION", "ACKNOWLEDGED", "mTLS", "SCOPE", "IDENTITY"];
 
 fn workload(line: &WorkloadLine) -> [String; 7] {
     [
