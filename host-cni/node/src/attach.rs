@@ -8,10 +8,11 @@ use crate::mesh::Treatment;
 use crate::plumbing;
 use crate::record::{Ipam, Key, Phase, Pod, Port, Record};
 use crate::sys::Namespace;
-use crate::vf::{Vf, choose};
+use crate::vf::{ChooseError, Vf, choose};
 use istio_dpu_cni::error::{CniError, code};
 use istio_dpu_cni::result::{AddResult, Address, IpamResult, Route};
 use mesh_model::MacAddress;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -90,8 +91,13 @@ impl Daemon {
         let mesh = self.mesh.borrow();
         let workload = mesh.workload(&asked.pod.namespace, &asked.pod.name);
         let of_pod = workload.map(|workload| workload.network.clone()).unwrap_or_default();
-        let network = if of_pod.is_empty() { asked.conf.network.clone() } else { of_pod };
-        let (vni, network_mtu) = mesh.network(&network)?;
+        let of_conf = of_pod.is_empty();
+        let network = if of_conf { asked.conf.network.clone() } else { of_pod };
+        let who = match of_conf {
+            true => format!("the network configuration {}", asked.conf.name),
+            false => format!("pod {}/{}", asked.pod.namespace, asked.pod.name),
+        };
+        let (vni, network_mtu) = mesh.network(&network, &who)?;
         let mut pod = asked.pod.clone();
         if pod.uid.is_empty() {
             // Older runtimes do not pass it; the sandbox is as unique.
@@ -138,7 +144,8 @@ impl Daemon {
         let present = self.provider.list(&self.host).await?;
         self.records.create::<Failure>(|all| {
             let leased: Vec<Vf> = all.values().map(|record| record.vf.clone()).collect();
-            let vf = choose(&present, asked.conf.device_id.as_deref(), &leased)?.clone();
+            let chosen = choose(&present, asked.conf.device_id.as_deref(), &leased);
+            let vf = chosen.map_err(|error| with_users(error, all))?.clone();
             Ok(Record {
                 key: asked.key.clone(),
                 phase: Phase::Adding,
@@ -231,6 +238,22 @@ impl Daemon {
         let link = plumbing::give(&self.host, pod, &record.vf, &record.key.ifname).await?;
         Ok(plumbing::set_up(pod, &link, port.mac, record.mtu, addresses).await?)
     }
+}
+
+/// Who has the VFs, for whoever gets none.
+fn with_users(error: ChooseError, all: &BTreeMap<Key, Record>) -> Failure {
+    const SHOWN: usize = 8;
+    let is_full = matches!(error, ChooseError::NoneFree { total } if total > 0);
+    let error = CniError::from(Failure::from(error));
+    if !is_full {
+        return error.into();
+    }
+    let mut users: Vec<String> =
+        all.values().take(SHOWN).map(|record| format!("{}/{}", record.pod.namespace, record.pod.name)).collect();
+    if all.len() > SHOWN {
+        users.push(format!("{} more", all.len() - SHOWN));
+    }
+    CniError { msg: format!("{}, by {}", error.msg, users.join(", ")), ..error }.into()
 }
 
 fn result(record: &Record, port: &Port, ipam: &IpamResult) -> AddResult {

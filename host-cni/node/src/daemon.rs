@@ -26,6 +26,8 @@ const CALL_MARGIN: Duration = Duration::from_secs(25);
 /// The daemon. Share it in an `Arc`.
 #[derive(Debug)]
 pub struct Daemon {
+    /// Kubernetes name of this node.
+    pub node: String,
     pub records: Arc<Records>,
     pub forwarding: Arc<Forwarding>,
     pub provider: Box<dyn VfProvider>,

@@ -31,6 +31,9 @@ impl From<Failure> for CniError {
         let (code, hint) = match &failure {
             Failure::Cni(error) => return error.clone(),
             Failure::Choose(error) => choose(error),
+            Failure::Ipam(IpamError::NotStatic { .. }) => {
+                (code::IPAM, "install the statically linked build of the plugin (as the CNI project ships it)")
+            }
             Failure::Ipam(_) => {
                 (code::IPAM, "check ipam in the network configuration, and install containernetworking-plugins")
             }
@@ -51,17 +54,27 @@ fn choose(error: &ChooseError) -> (u32, &'static str) {
             (code::UNKNOWN_VF, "check deviceID in the network configuration and --vf-prefix of the daemon")
         }
         ChooseError::Busy { .. } => (code::VF_NOT_FREE, "see /attachments of the daemon for who has it"),
-        ChooseError::NoneFree { .. } => (code::VF_NOT_FREE, "make more VFs, or schedule fewer pods to this host"),
+        ChooseError::NoneFree { total: 0 } => (
+            code::VF_NOT_FREE,
+            "make VFs (sriov_numvfs of the physical function), and check --vf-provider and --vf-prefix of the daemon",
+        ),
+        ChooseError::NoneFree { .. } => (
+            code::VF_NOT_FREE,
+            "the pod starts when another one leaves; make more VFs, or let this node take fewer pods (the kubelet's maxPods)",
+        ),
     }
 }
 
 fn forwarding(error: &ForwardingError) -> (u32, &'static str) {
     match error {
-        ForwardingError::Unreachable { .. } => (code::TRY_AGAIN_LATER, "check the dataplane and the link to the DPU"),
+        ForwardingError::Unreachable { .. } => (
+            code::TRY_AGAIN_LATER,
+            "check the dataplane on this node's DPU and the link to it; the kubelet tries again",
+        ),
         ForwardingError::Refused { .. } => (code::DATAPLANE, "see the dataplane's log"),
         ForwardingError::NotOpen { .. } => (
             code::NOT_READY,
-            "see the logs of dpu-proxy and the adapter, and whether their control plane knows the pod",
+            "`kubectl describe dpuworkload` of the pod tells what istiod, the adapter and the proxy say of it",
         ),
     }
 }
@@ -71,6 +84,10 @@ fn kernel(error: &KernelError) -> (u32, &'static str) {
         KernelError::NamespaceGone { .. } => {
             (code::INVALID_ENVIRONMENT, "CNI_NETNS must be the path of the pod's network namespace")
         }
+        KernelError::NotNamespace { .. } => (
+            code::KERNEL,
+            "mount the folder into the daemon's container with mountPropagation HostToContainer, so that new pods are seen",
+        ),
         KernelError::HostNamespace { .. } => {
             (code::INVALID_ENVIRONMENT, "pods in the host's network need no attachment")
         }

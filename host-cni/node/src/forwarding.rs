@@ -33,7 +33,7 @@ pub enum ForwardingError {
     Unreachable { address: String, reason: String },
     #[error("the dataplane refused it: {reason}")]
     Refused { reason: String },
-    #[error("port {id} did not open within {} ms: {reason}", waited.as_millis())]
+    #[error("port {id} did not open within {:.1} s: {reason}", waited.as_secs_f64())]
     NotOpen { id: String, waited: Duration, reason: String },
 }
 

@@ -22,6 +22,8 @@ pub enum IpamError {
     Missing { plugin: String, path: String },
     #[error("IPAM plugin {plugin} could not be run: {source}")]
     Run { plugin: String, source: std::io::Error },
+    #[error("IPAM plugin {} needs libraries that this daemon's container does not have", path.display())]
+    NotStatic { path: PathBuf },
     #[error("IPAM plugin {plugin} took longer than {} s for {command}", TIMEOUT.as_secs())]
     Timeout { plugin: String, command: &'static str },
     #[error("IPAM plugin {plugin} refused {command}: {error}")]
@@ -88,7 +90,8 @@ fn netconf(ipam: &Ipam, call: &Call) -> Value {
 
 async fn run(plugin: &str, command: &'static str, key: &Key, call: &Call, stdin: &Value) -> Result<Vec<u8>, IpamError> {
     let failed = |source| IpamError::Run { plugin: plugin.to_owned(), source };
-    let mut child = Command::new(find(plugin, &call.cni_path)?)
+    let path = find(plugin, &call.cni_path)?;
+    let mut child = Command::new(&path)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("CNI_COMMAND", command)
@@ -102,7 +105,11 @@ async fn run(plugin: &str, command: &'static str, key: &Key, call: &Call, stdin:
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .map_err(failed)?;
+        .map_err(|source| match source.kind() {
+            // The file is there, so it is its loader that is not.
+            std::io::ErrorKind::NotFound => IpamError::NotStatic { path: path.clone() },
+            _ => failed(source),
+        })?;
     let mut input = child.stdin.take();
     let text = stdin.to_string();
     let exchange = async {
@@ -164,6 +171,24 @@ mod tests {
         assert_eq!(lenient("IP=1.2.3.4"), "IgnoreUnknown=1;IP=1.2.3.4");
         assert_eq!(lenient("IP=1.2.3.4;IgnoreUnknown=true"), "IP=1.2.3.4;IgnoreUnknown=true");
         assert_eq!(lenient(""), "");
+    }
+
+    #[tokio::test]
+    async fn a_plugin_whose_loader_is_missing_is_told_from_one_that_is() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("dynamic");
+        std::fs::write(&path, "#!/nonexistent/loader\n").expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("executable");
+        let call = Call {
+            network: "mesh".to_owned(),
+            netns: String::new(),
+            cni_path: folder.path().display().to_string(),
+            cni_args: String::new(),
+            netconf: serde_json::Map::new(),
+        };
+        let error = negotiate("dynamic", Version::V1_0_0, &call).await.expect_err("no loader");
+        assert!(matches!(error, IpamError::NotStatic { .. }), "{error}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! In: calls of the CNI plugin on a Unix socket, and the node's view from the controller. Out: VFs
 //! in pods, ports, routes and services in the dataplane, and the attachments as xDS resources for
 //! the adapter. `record` says what was done; `attach` does it; `detach` undoes it from the record,
-//! now, later, or after a crash.
+//! now, later, or after a crash. `install` makes the runtime call us.
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +16,7 @@ pub mod desired;
 pub mod detach;
 pub mod failure;
 pub mod forwarding;
+pub mod install;
 pub mod intent;
 pub mod ipam;
 pub mod locks;

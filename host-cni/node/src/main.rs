@@ -2,11 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+mod arguments;
+
 use anyhow::Context;
-use clap::{Parser, ValueEnum};
+use arguments::{Arguments, Asked, UninstallArgs};
 use istio_dpu_cni_node::controller;
 use istio_dpu_cni_node::daemon::Daemon;
 use istio_dpu_cni_node::forwarding::Forwarding;
+use istio_dpu_cni_node::install::{self, Conflist, Departure, Installation, Owner};
 use istio_dpu_cni_node::intent::NodeIntent;
 use istio_dpu_cni_node::mesh::Mesh;
 use istio_dpu_cni_node::metrics::Metrics;
@@ -14,82 +17,35 @@ use istio_dpu_cni_node::publish::{Publisher, VIEW};
 use istio_dpu_cni_node::record::Records;
 use istio_dpu_cni_node::status::{DATAPLANE, VFS};
 use istio_dpu_cni_node::sys::Namespace;
-use istio_dpu_cni_node::vf::{Emulated, Sriov, VfProvider};
 use istio_dpu_cni_node::{locks, server};
 use nix::fcntl::{Flock, FlockArg};
-use service::grpc::TlsArgs;
 use service::health::Health;
 use service::http::{Routes, SharedRegistry};
-use service::logging::LogArgs;
 use service::signal::CancellationToken;
 use std::fs::File;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnixListenerStream;
 use xds::server::{Peer, Store};
 
-/// Gives pods their VFs, and keeps the ports, routes and services of this host's dataplane.
-#[derive(Parser, Debug)]
-#[command(version)]
-struct Arguments {
-    /// Kubernetes name of this node.
-    #[arg(long, env = "NODE_NAME")]
-    node: String,
-    /// Where the controller serves this node's view.
-    #[arg(long, value_name = "URI", default_value = "http://127.0.0.1:15100")]
-    controller: String,
-    /// Where the dataplane of this host's DPU listens.
-    #[arg(long, value_name = "URI", default_value = "http://127.0.0.1:15130")]
-    dataplane: String,
-    /// Unix socket that the plugin calls.
-    #[arg(long, value_name = "PATH", default_value = istio_dpu_cni::netconf::DAEMON_SOCKET)]
-    socket: PathBuf,
-    /// Unix socket on which the adapter follows what is attached (incremental xDS).
-    #[arg(long, value_name = "PATH", default_value = "/run/dpumesh/attachments.sock")]
-    attachments: PathBuf,
-    /// Folder of the records of what was done.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/dpumesh/cni")]
-    state_dir: PathBuf,
-    /// Where VFs come from.
-    #[arg(long, value_enum, default_value_t = Provider::Sriov)]
-    vf_provider: Provider,
-    /// emulated: name of a VF's link without its number. sriov: name of the physical function.
-    #[arg(long, value_name = "NAME", default_value = "vf")]
-    vf_prefix: String,
-    /// Name of a representor on the DPU without its number.
-    #[arg(long, value_name = "NAME", default_value = "pf0vf")]
-    representor_prefix: String,
-    /// emulated: network namespace of the DPU, to make a pair again that died with a pod's namespace.
-    #[arg(long, value_name = "PATH")]
-    representor_netns: Option<PathBuf>,
-    /// Where /healthz, /readyz, /metrics and /attachments are served.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15121")]
-    health_listen: SocketAddr,
-    #[command(flatten)]
-    tls: TlsArgs,
-    #[command(flatten)]
-    log: LogArgs,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Provider {
-    /// VFs of an SR-IOV network card.
-    Sriov,
-    /// veth pairs, for the lab.
-    Emulated,
-}
-
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let mut arguments = Arguments::parse();
+    match arguments::parse(std::env::args()).unwrap_or_else(|error| error.exit()) {
+        Asked::Uninstall(arguments) => uninstall(&arguments),
+        Asked::Run(arguments) => run(*arguments).await,
+    }
+}
+
+async fn run(mut arguments: Arguments) -> anyhow::Result<()> {
     service::logging::init(&arguments.log)?;
     let shutdown = service::signal::shutdown()?;
     // Calls under way still need these while the daemon stops.
     let background = CancellationToken::new();
     let _background = background.clone().drop_guard();
-    let _only = only_one(&arguments.state_dir)?;
+    let _only = only_one(&arguments.paths.state_dir)?;
+    let departure = departure(&arguments)?;
     let health = Health::new("istio-dpu-cni-node");
     health.require(&[controller::CONDITION, DATAPLANE, VFS]);
     arguments.tls.identify("cni-node", &arguments.node, &health)?;
@@ -108,16 +64,67 @@ async fn main() -> anyhow::Result<()> {
     tokio::spawn(Arc::clone(&daemon.forwarding).run(Arc::new(intent), background.clone()));
     tokio::spawn(nudge(Arc::clone(&daemon)));
     // Both sockets are bound before anything is undone, so that callers wait and are not refused.
-    let calls = server::bind(&arguments.socket)?;
+    let calls = server::bind(&arguments.paths.socket, None)?;
     // What is attached, before an adapter that comes back compares it with what it holds.
     daemon.publisher.refresh();
     publish(&arguments, store, background.clone())?;
     daemon.recover().await;
     tokio::spawn(Arc::clone(&daemon).retry(background.clone()));
     tokio::spawn(Arc::clone(&daemon).observe(background));
-    tracing::info!(node, socket = %arguments.socket.display(), "calls of the plugin are taken");
-    server::serve(calls, daemon, shutdown).await;
+    let keeper = install(&arguments, &departure, &daemon, &shutdown);
+    tracing::info!(node, socket = %arguments.paths.socket.display(), "calls of the plugin are taken");
+    server::serve(calls, Arc::clone(&daemon), shutdown).await;
+    // It must not put back what is taken away now.
+    keeper.await.context("the keeper of plugin and conflist panicked")?;
+    departure.leave(&attached(&daemon.records)).await;
     Ok(())
+}
+
+/// Keeps plugin and conflist until `shutdown`.
+fn install(
+    arguments: &Arguments,
+    departure: &Departure,
+    daemon: &Arc<Daemon>,
+    shutdown: &CancellationToken,
+) -> JoinHandle<()> {
+    let installation = departure.installation.clone();
+    if installation.is_empty() {
+        return tokio::spawn(async {});
+    }
+    daemon.health.require(&[install::CONDITION]);
+    tokio::spawn(departure.clone().prepare());
+    let conflist = Conflist { network: arguments.install.network.clone(), socket: arguments.paths.socket.clone() };
+    let asked = Arc::clone(daemon);
+    let ready = move || asked.can_attach();
+    let (mesh, health, node) = (daemon.mesh.clone(), daemon.health.clone(), arguments.node.clone());
+    tokio::spawn(install::keep(installation, conflist, node, mesh, health, ready, shutdown.clone()))
+}
+
+fn departure(arguments: &Arguments) -> anyhow::Result<Departure> {
+    let sockets = vec![arguments.paths.socket.clone(), arguments.paths.attachments.clone()];
+    Ok(Departure::new(Installation::new(&arguments.install)?, arguments.owner.clone(), sockets))
+}
+
+/// By hand, for a daemon that could not do it.
+fn uninstall(arguments: &UninstallArgs) -> anyhow::Result<()> {
+    service::logging::init(&arguments.log)?;
+    let installation = Installation::new(&arguments.install)?;
+    anyhow::ensure!(!installation.is_empty(), "name what to clean: --install-conf-dir, --install-bin-dir");
+    let _only = only_one(&arguments.paths.state_dir)?;
+    let records = Records::open(&records(&arguments.paths.state_dir))?;
+    let sockets = vec![arguments.paths.socket.clone(), arguments.paths.attachments.clone()];
+    let removed = Departure::new(installation, Owner::default(), sockets).remove(&attached(&records));
+    anyhow::ensure!(removed, "not everything could be removed; see above");
+    Ok(())
+}
+
+/// Pods that have a VF, for a person.
+fn attached(records: &Records) -> Vec<String> {
+    records.list().iter().map(|record| format!("{}/{}", record.pod.namespace, record.pod.name)).collect()
+}
+
+fn records(state_dir: &Path) -> PathBuf {
+    state_dir.join("records")
 }
 
 async fn daemon(
@@ -127,12 +134,13 @@ async fn daemon(
     metrics: Metrics,
     health: Health,
 ) -> anyhow::Result<Daemon> {
-    let records = Arc::new(Records::open(&arguments.state_dir.join("records"))?);
+    let records = Arc::new(Records::open(&records(&arguments.paths.state_dir))?);
     let endpoint = service::grpc::endpoint(&arguments.dataplane, &arguments.tls, "dataplane")?;
     Ok(Daemon {
         publisher: Publisher::new(Arc::clone(&records), store.clone()),
         forwarding: Arc::new(Forwarding::new(&arguments.dataplane, &endpoint)),
-        provider: provider(arguments),
+        node: arguments.node.clone(),
+        provider: arguments.provider(),
         host: Namespace::own().await?,
         locks: locks::Locks::default(),
         leftover: tokio::sync::Notify::new(),
@@ -141,20 +149,6 @@ async fn daemon(
         metrics,
         health,
     })
-}
-
-fn provider(arguments: &Arguments) -> Box<dyn VfProvider> {
-    let representor_prefix = arguments.representor_prefix.clone();
-    match arguments.vf_provider {
-        Provider::Sriov => {
-            Box::new(Sriov { physical_function: arguments.vf_prefix.clone(), representor_prefix, sysfs: "/sys".into() })
-        }
-        Provider::Emulated => Box::new(Emulated {
-            vf_prefix: arguments.vf_prefix.clone(),
-            representor_prefix,
-            representor_netns: arguments.representor_netns.clone(),
-        }),
-    }
 }
 
 /// Two daemons on the same records would undo one another's work.
@@ -168,7 +162,7 @@ fn only_one(folder: &Path) -> anyhow::Result<Flock<File>> {
 
 /// Serves the attachments to the adapter of this node.
 fn publish(arguments: &Arguments, store: Store, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let listener = server::bind(&arguments.attachments)?;
+    let listener = server::bind(&arguments.paths.attachments, arguments.attachments_group)?;
     let node = arguments.node.clone();
     let authorize = move |peer: &Peer| match peer.node.id == node {
         true => Ok(VIEW.to_owned()),

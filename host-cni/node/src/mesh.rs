@@ -71,18 +71,34 @@ impl Mesh {
         Some(Treatment { governed: workload.governed, bypass_on_failure })
     }
 
-    /// VNI and MTU of a network; the empty name is the underlay.
-    pub fn network(&self, name: &str) -> Result<(u32, Option<u32>), CniError> {
+    /// VNI and MTU of a network; the empty name is the underlay. `who` asks for it.
+    pub fn network(&self, name: &str, who: &str) -> Result<(u32, Option<u32>), CniError> {
         if name.is_empty() {
             return Ok((0, None));
         }
-        let unknown = || {
-            CniError::new(code::TRY_AGAIN_LATER, format!("network {name} is not known on this host")).hint(
-                "the controller has not told of it: create the Network, or check the connection to the controller",
-            )
-        };
-        let network = self.networks.get(name).ok_or_else(unknown)?;
+        let network = self.networks.get(name).ok_or_else(|| self.no_network(name, who))?;
         Ok((network.vni, Some(network.mtu).filter(|mtu| *mtu > 0)))
+    }
+
+    /// The kubelet tries again, and by then it may be there.
+    fn no_network(&self, name: &str, who: &str) -> CniError {
+        let failed = |msg: String| CniError::new(code::TRY_AGAIN_LATER, msg);
+        if !self.has_answered(type_url::NETWORK) {
+            return failed(format!("{who} asks for Network {name:?}, and the controller has not told of networks yet"))
+                .hint("check the connection to the controller");
+        }
+        let known: Vec<&str> = self.networks.keys().map(String::as_str).collect();
+        let known =
+            if known.is_empty() { "there is none".to_owned() } else { format!("there are {}", known.join(", ")) };
+        failed(format!("{who} asks for Network {name:?}, which does not exist: {known}"))
+            .hint("create it (kubectl get networks.dpumesh.io), or correct the pod's annotation dpumesh.io/network")
+    }
+
+    /// Pod CIDRs of a node; empty while the controller has not told any.
+    pub fn pod_cidrs(&self, node: &str) -> Vec<ipnet::IpNet> {
+        let told = self.nodes.get(node).map(|node| node.pod_cidrs.as_slice()).unwrap_or_default();
+        // They were checked when they came.
+        told.iter().filter_map(|cidr| cidr.parse().ok()).collect()
     }
 
     /// Routes to the pods of all other nodes, of the family of their underlay address.
@@ -239,6 +255,23 @@ mod tests {
             .collect();
         assert_eq!(seen, [("10.96.0.1", 17, "10.2.0.1"), ("fd00:96::1", 17, "fd00::1")]);
         assert!(services.iter().all(|one| one.backends.len() == 1));
+    }
+
+    #[test]
+    fn a_network_that_does_not_exist_is_named_with_those_that_do() {
+        let mut mesh = Mesh::default();
+        let error = mesh.network("blue", "pod n/p").expect_err("nothing is known");
+        assert!(error.msg.contains("has not told of networks yet"), "{error}");
+        mesh.apply(type_url::NETWORK, &[], &[]).expect("none");
+        let error = mesh.network("blue", "pod n/p").expect_err("none");
+        assert_eq!(error.msg, "pod n/p asks for Network \"blue\", which does not exist: there is none");
+        for name in ["green", "red"] {
+            apply(&mut mesh, name, &Network { name: name.to_owned(), vni: 7, mtu: 0 }).expect("valid");
+        }
+        let error = mesh.network("blue", "pod n/p").expect_err("unknown");
+        assert!(error.msg.ends_with("there are green, red") && error.details.contains("dpumesh.io/network"), "{error}");
+        assert_eq!(mesh.network("red", "pod n/p").expect("known"), (7, None));
+        assert_eq!(mesh.network("", "pod n/p").expect("the underlay"), (0, None));
     }
 
     #[test]

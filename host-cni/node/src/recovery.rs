@@ -1,7 +1,9 @@
 //! After a crash, and whenever something could not be undone: makes the host what the records say.
 
 use crate::daemon::Daemon;
+use crate::plumbing;
 use crate::record::{Key, Phase, Record};
+use crate::sys::is_gone;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +17,7 @@ impl Daemon {
     /// pod is gone (the host was started anew).
     pub async fn recover(&self) {
         for record in self.records.list() {
-            if record.phase == Phase::Attached && Path::new(&record.call.netns).exists() {
+            if record.phase == Phase::Attached && !self.has_lost_its_pod(&record).await {
                 continue;
             }
             tracing::info!(key = %record.key, phase = ?record.phase, vf = record.vf.id, "undoing what an earlier run left");
@@ -23,6 +25,23 @@ impl Daemon {
             self.try_undo(&record.key).await;
         }
         self.changed();
+    }
+
+    /// Whether the pod of an attachment is gone. Where that cannot be seen, a VF that is on the host tells.
+    async fn has_lost_its_pod(&self, record: &Record) -> bool {
+        let netns = Path::new(&record.call.netns);
+        if let Some(gone) = is_gone(netns) {
+            return gone;
+        }
+        let is_home = plumbing::locate(&self.host, &record.vf, &[&record.vf.name]).await;
+        let is_home = is_home.is_ok_and(|link| link.is_some());
+        if !is_home {
+            tracing::error!(
+                key = %record.key, netns = %netns.display(),
+                "the folder of the pod's namespace is not there: mount it into the daemon's container; the pod is left alone"
+            );
+        }
+        is_home
     }
 
     /// Undoes what is left, again and again, until `shutdown`.

@@ -19,8 +19,9 @@ const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Calls under way get this long when the daemon is told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Listens at `path`, for root only. A socket that nobody listens on any more is replaced.
-pub fn bind(path: &Path) -> io::Result<UnixListener> {
+/// Listens at `path`, for root and for the members of `group`. A socket that nobody listens on any more
+/// is replaced.
+pub fn bind(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
     let named =
         |error: io::Error| io::Error::new(error.kind(), format!("cannot listen at {}: {error}", path.display()));
     if let Some(folder) = path.parent() {
@@ -34,7 +35,9 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
         _ => {}
     }
     let listener = UnixListener::bind(path).map_err(named)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(named)?;
+    let mode = if group.is_some() { 0o660 } else { 0o600 };
+    std::os::unix::fs::chown(path, None, group).map_err(named)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(named)?;
     Ok(listener)
 }
 

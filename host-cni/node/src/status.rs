@@ -26,11 +26,16 @@ impl Daemon {
         }
         let unavailable = |reason: String, hint: &str| CniError::new(code::NOT_AVAILABLE, reason).hint(hint);
         self.controller().map_err(|reason| unavailable(reason, "check the connection to the controller"))?;
-        match self.vfs().await {
-            Ok((0, used)) => Err(unavailable(format!("no VF is free: {used} are in use"), "make more VFs")),
-            Ok(_) => Ok(()),
-            Err(reason) => Err(unavailable(reason, "check --vf-provider and --vf-prefix")),
-        }
+        // That all VFs are in use is no reason: the runtime would call the whole node unfit, and the
+        // pods that use them would be evicted. ADD says it to the pod that gets none.
+        self.vfs().await.map_err(|reason| unavailable(reason, "check --vf-provider and --vf-prefix"))?;
+        Ok(())
+    }
+
+    /// Whether a pod could be attached now, or what is missing.
+    pub fn can_attach(&self) -> Result<(), String> {
+        self.controller()?;
+        self.dataplane()
     }
 
     /// VFs that are free and in use.

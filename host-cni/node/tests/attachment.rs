@@ -210,6 +210,50 @@ async fn a_refused_add_says_why_and_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_gets_no_vf_is_told_who_has_them_and_the_node_stays_fit() {
+    let mut host = Host::start().await;
+    for pod in ["a", "b", "c", "d"] {
+        let netns = host.pod(pod);
+        host.add(pod, &netns).await.expect("attached");
+    }
+    let late = host.pod("late");
+    let error = host.add("late", &late).await.expect_err("full");
+    assert_eq!(error.code, code::VF_NOT_FREE);
+    assert_eq!(error.msg, "no VF is free on this node: all 4 are in use, by n/a, n/b, n/c, n/d");
+    assert!(error.details.contains("starts when another one leaves"), "{error}");
+    host.call("STATUS", "-", "-", |conf| conf["cniVersion"] = json!("1.1.0")).await.expect("pods are not evicted");
+    host.del("a", "-").await.expect("detached");
+    host.add("late", &late).await.expect("attached when another one has left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_asks_for_a_network_that_does_not_exist_is_told_so() {
+    let mut host = Host::start().await;
+    host.schedule_in("blue", "a", true);
+    let netns = host.sandbox("a");
+    let error = host.add("a", &netns).await.expect_err("no such network");
+    assert_eq!(error.code, code::TRY_AGAIN_LATER);
+    assert_eq!(error.msg, "pod n/a asks for Network \"blue\", which does not exist: there is none");
+    assert!(error.details.contains("dpumesh.io/network"), "{error}");
+    host.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_is_not_mounted_for_the_daemon_is_told_from_one_that_is_gone() {
+    let mut host = Host::start().await;
+    host.schedule("a", true);
+    let file = host.folder.path().join("netns");
+    std::fs::write(&file, "").expect("a mount point without its mount");
+    let netns = format!("../..{}", file.display());
+    let error = host.add("a", &netns).await.expect_err("not mounted");
+    assert!(error.code == code::KERNEL && error.details.contains("HostToContainer"), "{error}");
+    let netns = host.sandbox("a");
+    host.add("a", &netns).await.expect("attached");
+    host.del("a", &netns).await.expect("detached");
+    host.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_speaks_garbage_is_told_so() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let host = Host::start().await;

@@ -49,7 +49,7 @@ pub fn call(socket: &Path, request: &Request, timeout: Duration) -> Result<Answe
 
 fn unreachable(socket: &Path, error: &std::io::Error) -> CniError {
     CniError::new(code::TRY_AGAIN_LATER, format!("the node daemon does not answer at {}: {error}", socket.display()))
-        .hint("start istio-dpu-cni-node on this host, or set daemonSocket in the network configuration")
+        .hint("is the pod of istio-dpu-cni-node on this node running? Until it is, the kubelet tries again (or set daemonSocket in the network configuration)")
 }
 
 fn interrupted(socket: &Path, reason: &str) -> CniError {
@@ -57,5 +57,5 @@ fn interrupted(socket: &Path, reason: &str) -> CniError {
         code::TRY_AGAIN_LATER,
         format!("the node daemon at {} stopped in the middle of the request: {reason}", socket.display()),
     )
-    .hint("it undoes what was half done when it starts again; see its log")
+    .hint("it undoes what was half done when it starts again, and the kubelet tries again; see its log")
 }

@@ -10,6 +10,7 @@ pub use link::{Device, Link};
 pub use routes::PodRoute;
 
 use nix::sched::{CloneFlags, setns};
+use nix::sys::statfs::{FsType, fstatfs};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -17,11 +18,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use tokio::task::JoinHandle;
 
+/// File system of namespaces (`linux/magic.h`).
+const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
+
 /// What the kernel refused, and during what.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     #[error("network namespace {path} is gone: {source}")]
     NamespaceGone { path: PathBuf, source: io::Error },
+    #[error("{path} is no network namespace as this daemon sees it")]
+    NotNamespace { path: PathBuf },
     #[error("{path} is the host's own network namespace, not a pod's")]
     HostNamespace { path: PathBuf },
     #[error("cannot {action}: {source}")]
@@ -37,7 +43,7 @@ impl KernelError {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::NamespaceGone { source, .. } | Self::Refused { source, .. } => source.raw_os_error(),
-            Self::HostNamespace { .. } => None,
+            Self::HostNamespace { .. } | Self::NotNamespace { .. } => None,
         }
     }
 }
@@ -83,7 +89,10 @@ impl Namespace {
 
     async fn enter(path: PathBuf) -> Result<Self, KernelError> {
         let gone = |source| KernelError::NamespaceGone { path: path.clone(), source };
-        let file = File::open(&path).map_err(gone)?;
+        let file = File::open(seen_here(&path)).map_err(gone)?;
+        if fstatfs(&file).map_err(|errno| gone(errno.into()))?.filesystem_type() != NSFS_MAGIC {
+            return Err(KernelError::NotNamespace { path });
+        }
         let inside = file.try_clone().map_err(gone)?;
         let (connection, netlink, _) =
             in_namespace(inside, rtnetlink::new_connection).await.map_err(gone)?.map_err(gone)?;
@@ -119,6 +128,25 @@ impl Namespace {
     }
 }
 
+/// Whether a pod's namespace is gone for good. Where the folder itself is missing (it is not mounted in the
+/// daemon's container), nothing can be told.
+pub fn is_gone(path: &Path) -> Option<bool> {
+    let path = seen_here(path);
+    match path.exists() {
+        true => Some(false),
+        false => path.parent().filter(|folder| folder.is_dir()).map(|_| true),
+    }
+}
+
+/// Runtimes name namespaces below `/var/run`, which on every host is a link to `/run`, and in a container
+/// need not be there.
+fn seen_here(path: &Path) -> PathBuf {
+    match path.strip_prefix("/var/run") {
+        Ok(rest) if !path.exists() => Path::new("/run").join(rest),
+        _ => path.to_owned(),
+    }
+}
+
 /// Runs `work` on a thread of its own inside a namespace. The runtime's context is entered, so that
 /// sockets made there are driven by it.
 async fn in_namespace<T: Send + 'static>(file: File, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
@@ -145,5 +173,24 @@ pub(crate) fn io_error(error: rtnetlink::Error) -> io::Error {
     match error {
         rtnetlink::Error::NetlinkError(message) => message.to_io(),
         other => io::Error::other(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_gone_only_where_its_folder_can_be_seen() {
+        let folder = tempfile::tempdir().expect("folder");
+        assert_eq!(is_gone(folder.path()), Some(false));
+        assert_eq!(is_gone(&folder.path().join("gone")), Some(true));
+        assert_eq!(is_gone(&folder.path().join("not-mounted/x")), None);
+    }
+
+    #[test]
+    fn the_runtimes_name_of_the_folder_need_not_be_ours() {
+        assert_eq!(seen_here(Path::new("/var/run/netns/none")), Path::new("/run/netns/none"));
+        assert_eq!(seen_here(Path::new("/run/netns/none")), Path::new("/run/netns/none"));
     }
 }

@@ -84,8 +84,15 @@ pub enum ChooseError {
     Unknown { asked: String, present: String },
     #[error("VF {asked} is in use")]
     Busy { asked: String },
-    #[error("no VF is free: all {total} are in use")]
+    #[error("{}", none_free(*total))]
     NoneFree { total: usize },
+}
+
+fn none_free(total: usize) -> String {
+    match total {
+        0 => "this node has no VF".to_owned(),
+        _ => format!("no VF is free on this node: all {total} are in use"),
+    }
 }
 
 /// Picks the VF that is asked for, or the free one with the lowest number. `leased` ones belong to

@@ -53,6 +53,8 @@ fn listen_in(netns: &str) -> TcpListener {
 
 pub struct Host {
     name: String,
+    /// More arguments of the daemon, from its next start on.
+    pub arguments: Vec<String>,
     pub folder: tempfile::TempDir,
     daemon: Option<Child>,
     pub dataplane: Arc<FakeDataplane>,
@@ -93,6 +95,7 @@ impl Host {
             controller_address: to_controller.local_addr().expect("bound"),
             folder: tempfile::tempdir().expect("folder"),
             name,
+            arguments: Vec::new(),
             daemon: None,
             dataplane,
             store,
@@ -149,7 +152,13 @@ impl Host {
 
     /// The controller tells of a pod.
     pub fn schedule(&self, pod: &str, governed: bool) {
+        self.schedule_in("", pod, governed);
+    }
+
+    /// The same, of a pod that asks for a network.
+    pub fn schedule_in(&self, network: &str, pod: &str, governed: bool) {
         let workload = Workload {
+            network: network.to_owned(),
             uid: format!("uid-{pod}"),
             namespace: "n".to_owned(),
             name: pod.to_owned(),
@@ -196,6 +205,18 @@ impl Host {
 
     /// Starts the daemon (again) and waits until it takes calls.
     pub async fn restart(&mut self) {
+        self.launch();
+        let status =
+            || async { self.call("STATUS", "-", "-", |conf| conf["cniVersion"] = json!("1.1.0")).await.is_ok() };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !status().await {
+            assert!(Instant::now() < deadline, "the daemon does not become available");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Starts the daemon (again).
+    pub fn launch(&mut self) {
         self.kill();
         let path = |name: &str| self.folder.path().join(name).display().to_string();
         let child = Command::new("nsenter")
@@ -207,16 +228,16 @@ impl Host {
             .args(["--socket", &path("cni.sock"), "--attachments", &path("attachments.sock")])
             .args(["--state-dir", &path("state")])
             .args(["--representor-netns", &format!("/run/netns/{}", self.dpu())])
+            .args(&self.arguments)
+            .env("KUBECONFIG", path("kubeconfig"))
             .spawn()
             .expect("nsenter");
         self.daemon = Some(child);
-        let status =
-            || async { self.call("STATUS", "-", "-", |conf| conf["cniVersion"] = json!("1.1.0")).await.is_ok() };
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !status().await {
-            assert!(Instant::now() < deadline, "the daemon does not become available");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+    }
+
+    /// A listening socket on the host's loopback.
+    pub fn listen(&self) -> TcpListener {
+        listen_in(&self.host())
     }
 
     pub fn conf(&self) -> Value {
