@@ -6,6 +6,7 @@ use crate::programs::{Binaries, Process};
 use crate::shell;
 use anyhow::{Context, Result};
 use serde_json::Value;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// What curl got. Status 0: no answer.
@@ -27,8 +28,12 @@ const WRITE_OUT: &str = "\n%{http_code} %{http_version}";
 
 /// GETs `http://ADDRESS/path` as `host` from a pod, with further options of curl.
 pub fn curl(pod: &Pod, address: &str, host: &str, path: &str, options: &[&str]) -> Result<Response> {
+    ask(shell::command_in(&pod.namespace(), "curl"), address, host, path, options)
+}
+
+/// The same with a curl that runs wherever `command` puts it.
+pub fn ask(mut command: Command, address: &str, host: &str, path: &str, options: &[&str]) -> Result<Response> {
     shell::check_interrupted()?;
-    let mut command = shell::command_in(&pod.namespace(), "curl");
     command.args(["-sS", "--max-time", "10", "-w", WRITE_OUT, "-H", &format!("host: {host}")]);
     command.args(options).arg(format!("http://{address}{path}"));
     let started = Instant::now();

@@ -1,5 +1,6 @@
 //! The applications of the pods: small servers that call one another by service address.
 
+mod addresses;
 pub mod client;
 pub mod database;
 mod details;

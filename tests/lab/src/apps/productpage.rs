@@ -1,14 +1,14 @@
 //! The page: details and reviews of a book, fetched from the other services.
 
+use super::addresses::{DETAILS, REVIEWS};
 use super::client::Client;
 use super::http::{Answer, Seen};
-use crate::pods::vip;
 use serde_json::json;
 
 /// `GET /productpage`.
 pub async fn answer(seen: Seen, client: Client) -> Answer {
-    let details = client.get(vip::DETAILS, "details:9080", "/details/0", &seen);
-    let reviews = client.get(vip::REVIEWS, "reviews:9080", "/reviews/0", &seen);
+    let details = client.get(DETAILS.address(), DETAILS.name, "/details/0", &seen);
+    let reviews = client.get(REVIEWS.address(), REVIEWS.name, "/reviews/0", &seen);
     let (details, reviews) = tokio::join!(details, reviews);
     let version = reviews.body["version"].as_str().unwrap_or("none").to_owned();
     let status = if details.status == 200 { reviews.passed_on() } else { details.passed_on() };

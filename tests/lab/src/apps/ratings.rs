@@ -1,9 +1,9 @@
 //! Stars of a book, kept in the database: over HTTP on 9080 and gRPC on 9090.
 
+use super::addresses::MONGODB;
 use super::client::Client;
 use super::http::{Answer, Seen};
 use super::{database, http as server, ratings_grpc};
-use crate::pods::vip;
 use ::http::StatusCode;
 use serde_json::json;
 
@@ -14,7 +14,7 @@ pub async fn serve() -> anyhow::Result<()> {
 
 /// `GET /ratings/N`.
 async fn answer(seen: Seen, _: Client) -> Answer {
-    match database::query(vip::MONGODB, "ratings/0").await {
+    match database::query(MONGODB.address(), "ratings/0").await {
         Ok(stars) => Answer::ok(json!({ "stars": stars, "caller": seen.caller() })),
         Err(error) => Answer {
             status: StatusCode::SERVICE_UNAVAILABLE,

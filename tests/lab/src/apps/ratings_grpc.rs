@@ -1,7 +1,7 @@
 //! The gRPC face of ratings, server and client: unary, and a stream in both directions.
 
+use super::addresses::MONGODB;
 use super::database;
-use crate::pods::vip;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use std::collections::HashMap;
@@ -81,7 +81,8 @@ impl Ratings for Stars {
 }
 
 async fn stars() -> Result<HashMap<String, u32>, Status> {
-    let value =
-        database::query(vip::MONGODB, "ratings/0").await.map_err(|error| Status::unavailable(format!("{error:#}")))?;
+    let value = database::query(MONGODB.address(), "ratings/0")
+        .await
+        .map_err(|error| Status::unavailable(format!("{error:#}")))?;
     serde_json::from_value(value).map_err(|error| Status::internal(error.to_string()))
 }

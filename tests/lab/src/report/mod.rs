@@ -2,7 +2,7 @@
 
 mod hops;
 mod topology;
-mod verdict;
+pub mod verdict;
 
 use crate::capture::Capture;
 use crate::checks::{bypass, routing, wait};

@@ -1,4 +1,4 @@
-//! What was found, in one table and one line.
+//! What was found, in one table and one line. Other demonstrations use it, too.
 
 use anyhow::Result;
 use comfy_table::Table;
