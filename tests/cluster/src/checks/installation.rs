@@ -1,0 +1,119 @@
+//! What a user gets: a chart that is in order, pods that are attached and governed without a word about it in their
+//! manifests, identities, and what Kubernetes can be asked about all that.
+
+use super::{Check, Stage};
+use crate::bookinfo;
+use crate::install::{chart, dpumesh, helm, values};
+use crate::kubectl;
+use crate::layout::HOSTS;
+use crate::machine::Machine;
+use crate::product::NAMESPACE;
+use anyhow::{Context, Result, ensure};
+use lab::shell;
+use serde_json::Value;
+use std::io::Write;
+use std::process::Stdio;
+use std::time::Duration;
+
+pub const CHECKS: &[Check] = &[
+    Check { name: "the_chart_passes_lint_and_the_api_servers_schema", run: chart_in_order },
+    Check { name: "every_pod_of_bookinfo_has_a_vf_and_is_governed", run: attached },
+    Check { name: "pods_are_told_of_in_events_and_in_one_status_screen", run: told },
+    Check { name: "a_page_passes_all_services_each_call_under_its_own_identity", run: identities },
+    Check { name: "hosts_hold_no_key_of_a_workload", run: no_keys },
+];
+
+fn chart_in_order(stage: &Stage) -> Result<String> {
+    let (chart, values) = (chart().display().to_string(), values().display().to_string());
+    helm(&stage.cluster, &["lint", "--strict", &chart, "-f", &values])?;
+    let rendered =
+        helm(&stage.cluster, &["template", "checked", &chart, "-n", NAMESPACE, "-f", &values, "--include-crds"])?;
+    let mut command = kubectl::command();
+    command.args(["apply", "--dry-run=server", "--validate=strict", "-f", "-"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    child.stdin.take().context("a pipe")?.write_all(rendered.as_bytes())?;
+    let output = child.wait_with_output()?;
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "the API server does not accept the chart's objects: {}", errors.trim());
+    let count = String::from_utf8_lossy(&output.stdout).lines().count();
+    Ok(format!("helm lint is content; the API server accepts all {count} objects"))
+}
+
+fn attached(_: &Stage) -> Result<String> {
+    let pods = bookinfo::all()?;
+    ensure!(pods.len() == bookinfo::PODS, "{} pods are ready, not {}", pods.len(), bookinfo::PODS);
+    let lines: Result<Vec<String>> = pods.iter().map(attached_pod).collect();
+    Ok(lines?.join("\n"))
+}
+
+/// Our object of a pod says what the pod is.
+fn attached_pod(pod: &Value) -> Result<String> {
+    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+    shell::wait_for(&format!("status of {name}"), Duration::from_secs(10), || {
+        let workload = kubectl::json(&format!("-n {} get dpuworkload {name}", bookinfo::NAMESPACE))?;
+        let status = &workload["status"];
+        let text = |field: &str| status[field].as_str().unwrap_or_default().to_owned();
+        ensure!(text("state") == "Open" && text("configuration") == "Accepted", "it says {status}");
+        ensure!(
+            status["addresses"].to_string().contains(pod["status"]["podIP"].as_str().unwrap_or("?")),
+            "it says {status}"
+        );
+        let account = pod["spec"]["serviceAccountName"].as_str().unwrap_or_default();
+        let identity = format!("spiffe://cluster.local/ns/{}/sa/{account}", bookinfo::NAMESPACE);
+        ensure!(text("identity") == identity, "its identity is {}, not {identity}", text("identity"));
+        let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+        Ok(format!(
+            "{name:<32} {node} {:<6} {:<12} {identity}",
+            text("vf"),
+            pod["status"]["podIP"].as_str().unwrap_or_default()
+        ))
+    })
+}
+
+fn told(stage: &Stage) -> Result<String> {
+    let client = stage.bookinfo()?.client;
+    for reason in ["Attached", "Configured"] {
+        shell::wait_for(&format!("event {reason}"), Duration::from_secs(10), || {
+            let filter = format!("regarding.name={},reason={reason}", client.name);
+            let events =
+                kubectl::json(&format!("-n {} get events.events.k8s.io --field-selector {filter}", client.namespace))?;
+            ensure!(events["items"].as_array().is_some_and(|items| !items.is_empty()), "{} has none", client.name);
+            Ok(())
+        })?;
+    }
+    let screen = dpumesh(&stage.cluster, &["status"])?;
+    for wanted in HOSTS.map(crate::layout::Host::node).iter().chain([&client.name]) {
+        ensure!(screen.contains(wanted.as_str()), "`dpumesh status` says nothing of {wanted}:\n{screen}");
+    }
+    Ok(screen.trim_end().to_owned())
+}
+
+fn identities(stage: &Stage) -> Result<String> {
+    let page = stage.bookinfo()?.page()?;
+    let mut seen = Vec::new();
+    for (callee, caller, pointer) in [
+        ("productpage", "curl", "/caller/certificate"),
+        ("details", "productpage", "/details/caller/certificate"),
+        ("reviews", "productpage", "/reviews/caller/certificate"),
+    ] {
+        let certificate = page.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let identity = format!("spiffe://cluster.local/ns/{}/sa/{caller}", bookinfo::NAMESPACE);
+        ensure!(certificate.contains(&identity), "{callee} saw {certificate:?}, not {identity}");
+        seen.push(format!("{callee} saw {identity}"));
+    }
+    Ok(seen.join("\n"))
+}
+
+/// Private keys of workloads are made on the DPU: no file of ours on a node holds one.
+fn no_keys(_: &Stage) -> Result<String> {
+    for host in HOSTS {
+        let machine = Machine::find(&host.node())?;
+        let found = shell::attempt(&format!(
+            "grep -rlE PRIVATE.KEY {} {}",
+            machine.file("/var/lib/dpumesh").display(),
+            machine.file("/run/dpumesh").display()
+        ));
+        ensure!(found.is_none(), "keys on {}: {}", host.node(), found.unwrap_or_default().trim());
+    }
+    Ok("no private key in the product's folders on the nodes".to_owned())
+}

@@ -1,0 +1,80 @@
+//! What must hold of a running cluster with the product on it: each check is a sentence and a function that finds it true
+//! and says what it found, or says why not.
+
+mod installation;
+mod istio_objects;
+mod leaks;
+mod removal;
+mod resilience;
+mod sidecars;
+
+use crate::bookinfo::Bookinfo;
+use crate::cluster::Cluster;
+use anyhow::Result;
+use std::time::Instant;
+
+/// One check.
+#[derive(Clone, Copy)]
+pub struct Check {
+    /// A sentence in `snake_case`.
+    pub name: &'static str,
+    /// What was found, for a person.
+    pub run: fn(&Stage) -> Result<String>,
+}
+
+/// What checks work on.
+pub struct Stage {
+    pub cluster: Cluster,
+}
+
+impl Stage {
+    /// The application, as it is now.
+    pub fn bookinfo(&self) -> Result<Bookinfo> {
+        Bookinfo::find()
+    }
+}
+
+/// All, in the order in which they run.
+pub fn all() -> Vec<Check> {
+    let rooms: [&[Check]; 6] = [
+        installation::CHECKS,
+        istio_objects::CHECKS,
+        sidecars::CHECKS,
+        resilience::CHECKS,
+        leaks::CHECKS,
+        removal::CHECKS,
+    ];
+    rooms.into_iter().flatten().copied().collect()
+}
+
+/// Those that the demonstration shows, under its headings.
+pub fn shown() -> [(&'static str, &'static [Check]); 4] {
+    [
+        ("What was installed, and what Kubernetes says of it", installation::CHECKS),
+        ("Istio's objects, applied with kubectl", istio_objects::CHECKS),
+        ("Scaling under load", resilience::SCALING),
+        ("Beside plain Istio sidecars", sidecars::CHECKS),
+    ]
+}
+
+/// Runs one and prints how it went. True when it holds.
+pub fn holds(check: &Check, stage: &Stage) -> bool {
+    let started = Instant::now();
+    let outcome = (check.run)(stage);
+    let seconds = started.elapsed().as_secs_f64();
+    match &outcome {
+        Ok(found) => println!("test {} ... ok ({seconds:.1} s)\n    {}", check.name, found.replace('\n', "\n    ")),
+        Err(error) => println!("test {} ... FAILED ({seconds:.1} s)\n    {error:#}", check.name),
+    }
+    outcome.is_ok()
+}
+
+/// Runs those whose name contains `filter`. True when all hold.
+pub fn run(stage: &Stage, filter: Option<&str>) -> Result<bool> {
+    let chosen: Vec<Check> =
+        all().into_iter().filter(|check| filter.is_none_or(|text| check.name.contains(text))).collect();
+    anyhow::ensure!(!chosen.is_empty(), "no check has {:?} in its name", filter.unwrap_or_default());
+    let failed: Vec<&str> = chosen.iter().filter(|check| !holds(check, stage)).map(|check| check.name).collect();
+    println!("cluster: {} hold; {} don't {}", chosen.len() - failed.len(), failed.len(), failed.join(", "));
+    Ok(failed.is_empty())
+}

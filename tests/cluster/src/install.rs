@@ -1,0 +1,115 @@
+//! Installing the product as a user does: images on the machines, the chart with Helm, then the files of each DPU from
+//! the command-line tool.
+
+use crate::cluster::Cluster;
+use crate::images;
+use crate::kubectl;
+use crate::layout::{HOSTS, Host, netns};
+use crate::machine::Machine;
+use crate::product::{self, NAMESPACE};
+use anyhow::{Context, Result, ensure};
+use lab::{probe, shell};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Name of the release.
+pub const RELEASE: &str = "dpumesh";
+
+/// The chart.
+pub fn chart() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/helm/dpumesh")
+}
+
+/// The values of this cluster.
+pub fn values() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/values.yaml")
+}
+
+/// Does all of it, and waits until every part is ready.
+pub fn install(cluster: &Cluster) -> Result<()> {
+    import()?;
+    helm_install(cluster)?;
+    HOSTS.into_iter().try_for_each(|host| prepare_dpu(cluster, host))?;
+    wait_ready()
+}
+
+/// Puts the images onto nodes and DPUs, which can pull none.
+pub fn import() -> Result<()> {
+    for host in HOSTS {
+        images::import_node(&Machine::find(&host.node())?)?;
+        images::import_dpu(&Machine::find(&host.dpu())?)?;
+    }
+    Ok(())
+}
+
+/// `helm install`.
+pub fn helm_install(cluster: &Cluster) -> Result<String> {
+    let (chart, values) = (chart().display().to_string(), values().display().to_string());
+    helm(cluster, &["install", RELEASE, &chart, "-n", NAMESPACE, "--create-namespace", "-f", &values])
+}
+
+/// Runs helm as the cluster's administrator.
+pub fn helm(cluster: &Cluster, words: &[&str]) -> Result<String> {
+    shell::check_interrupted()?;
+    let mut command = kubectl::tool(&cluster.tools.path("helm").to_string_lossy());
+    let output = shell::output(command.args(words).env("HELM_CACHE_HOME", crate::layout::path("helm")))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        output.status.success(),
+        "`helm {}` failed: {}{}",
+        words.join(" "),
+        text,
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(text)
+}
+
+/// Runs our command-line tool as the cluster's administrator; what it printed, whatever its exit code.
+pub fn dpumesh(cluster: &Cluster, words: &[&str]) -> Result<String> {
+    shell::check_interrupted()?;
+    let program = cluster.program("dpumesh")?;
+    let output = shell::output(kubectl::tool(&program.to_string_lossy()).args(words))?;
+    let text = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Certificates and static pods of a DPU, written where its kubelet and its programs look.
+pub fn prepare_dpu(cluster: &Cluster, host: Host) -> Result<()> {
+    let root = Machine::find(&host.dpu())?.file("/").display().to_string();
+    let node = host.node();
+    let root = root.trim_end_matches('/');
+    for words in [
+        vec!["dpu", "certificates", &node, "--out", root, "--force"],
+        vec!["dpu", "manifest", &node, "--out", root, "--uplink", "uplink", "--force"],
+    ] {
+        let printed = dpumesh(cluster, &words)?;
+        let manifests = Path::new(root).join("etc/dpumesh/tls");
+        ensure!(manifests.exists(), "`dpumesh {}` wrote nothing: {printed}", words.join(" "));
+    }
+    Ok(())
+}
+
+/// Waits for the programs of nodes and DPUs.
+pub fn wait_ready() -> Result<()> {
+    product::wait_ready("controller", 2)?;
+    for host in HOSTS {
+        for (program, address, path) in
+            [("dataplane", "127.0.0.1:15131", "/readyz"), ("dpu-proxy", "127.0.0.1:15000", "/ready")]
+        {
+            shell::wait_for(&format!("{program} of {}", host.dpu()), Duration::from_secs(60), || {
+                probe::get(&netns(&host.dpu()), address, path).map(drop)
+            })
+            .with_context(|| format!("its pod's log ends:\n{}", dpu_log(host, program)))?;
+        }
+    }
+    product::wait_ready("adapter", HOSTS.len())?;
+    product::wait_ready("cni-node", HOSTS.len())
+}
+
+/// The end of the newest log of a program of a DPU.
+pub fn dpu_log(host: Host, program: &str) -> String {
+    let line = format!("tail -n 12 /var/log/pods/{NAMESPACE}_dpumesh-{program}-{}_*/{program}/*.log", host.dpu());
+    let machine = Machine::find(&host.dpu());
+    let output = machine.and_then(|machine| shell::output(machine.command("sh").args(["-c", &line])));
+    output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+}
