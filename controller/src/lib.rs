@@ -14,6 +14,7 @@ pub mod authorize;
 pub mod cluster;
 pub mod crd;
 pub mod derive;
+pub mod enrollment;
 pub mod folder;
 pub mod keeper;
 pub mod kubernetes;

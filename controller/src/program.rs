@@ -3,15 +3,19 @@
 use crate::Controller;
 use crate::args::{Args, Source};
 use crate::authorize::NodeAuthorize;
+use crate::enrollment::review::ApiServer;
+use crate::enrollment::{self, Authority, Name};
 use crate::keeper::{KUBERNETES, Keeper, MANIFESTS};
 use crate::metrics::Metrics;
 use crate::watch::FolderWatch;
 use crate::{api_server, watchers};
 use anyhow::Context;
+use kube::Client;
 use service::health::Health;
 use service::http::{Routes, SharedRegistry};
 use service::signal::CancellationToken;
 use std::sync::PoisonError;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -19,12 +23,15 @@ use xds::server::{Event, Store};
 
 /// Nodes can connect.
 const SERVING: &str = "serving";
+/// Longest answer to a program that enrolls.
+const ENROLL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(mut args: Args) -> anyhow::Result<()> {
     service::logging::init(&args.log)?;
     let shutdown = service::signal::shutdown()?;
     let health = Health::new("istio-dpu-controller");
+    let authority = certify(&mut args)?;
     args.tls.identify("controller", &args.name, &health)?;
     let registry = SharedRegistry::default();
     let metrics = Metrics::register(&mut registry.lock().unwrap_or_else(PoisonError::into_inner));
@@ -32,11 +39,25 @@ pub async fn run(mut args: Args) -> anyhow::Result<()> {
     let keeper = Keeper::new(controller(&args, &store, &health), health.clone(), metrics.clone());
     let routes = keeper.routes(Routes::new());
     service::http::serve(args.health_listen, health.clone(), registry, routes, shutdown.clone()).await?;
-    let following = follow(&args, &keeper, &health, &shutdown).await?;
+    let client = client(&args, &health).await?;
+    let following = follow(&args, client.clone(), &keeper, &shutdown)?;
     let server = serve(&args, store, &keeper, metrics, shutdown.clone()).await?;
+    enroll(&args, authority, client, shutdown).await?;
     health.set(SERVING, Ok(()));
     following.await.context("the source is no longer followed")?;
     server.await.context("the discovery server ended")?
+}
+
+/// With an authority, the controller's own certificate comes from it.
+fn certify(args: &mut Args) -> anyhow::Result<Option<Authority>> {
+    let (Some(certificate), Some(key)) = (&args.ca_certificate, &args.ca_key) else { return Ok(None) };
+    let authority = Authority { certificate: certificate.clone(), key: key.clone() };
+    if args.tls.tls_certificate.is_none() {
+        let name = Name { program: "controller".to_owned(), node: args.name.clone() };
+        args.tls.held = Some(enrollment::hold(authority.clone(), name)?);
+        args.tls.tls_ca = Some(certificate.clone());
+    }
+    Ok(Some(authority))
 }
 
 fn controller(args: &Args, store: &Store, health: &Health) -> Controller {
@@ -52,17 +73,25 @@ fn controller(args: &Args, store: &Store, health: &Health) -> Controller {
     }
 }
 
+/// The API server, where it is the source.
+async fn client(args: &Args, health: &Health) -> anyhow::Result<Option<Client>> {
+    if args.source == Source::Manifests {
+        return Ok(None);
+    }
+    let client = api_server::client(args.kubeconfig.as_deref()).await?;
+    tokio::spawn(api_server::probe(client.clone(), health.clone()));
+    Ok(Some(client))
+}
+
 /// Follows the source in the background. A folder has been read once when this returns.
-async fn follow(
+fn follow(
     args: &Args,
+    client: Option<Client>,
     keeper: &Keeper,
-    health: &Health,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<JoinHandle<()>> {
     let (keeper, shutdown) = (keeper.clone(), shutdown.clone());
-    if args.source == Source::Kubernetes {
-        let client = api_server::client(args.kubeconfig.as_deref()).await?;
-        tokio::spawn(api_server::probe(client.clone(), health.clone()));
+    if let Some(client) = client {
         let seen = watchers::start(&client);
         return Ok(tokio::spawn(async move { keeper.follow_cluster(seen, shutdown).await }));
     }
@@ -70,6 +99,33 @@ async fn follow(
     let mut folder = FolderWatch::new(folder);
     keeper.load(&mut folder);
     Ok(tokio::spawn(async move { keeper.follow_folder(folder, shutdown).await }))
+}
+
+/// Binds and serves enrollment, where there is an authority and an API server that knows tokens.
+async fn enroll(
+    args: &Args,
+    authority: Option<Authority>,
+    client: Option<Client>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let Some(address) = args.enroll_listen else { return Ok(()) };
+    let authority = authority.context("--enroll-listen needs --ca-certificate and --ca-key")?;
+    let client = client.context("--enroll-listen needs --source kubernetes: the API server knows the tokens")?;
+    let tls = args.tls.server_for_anyone_at(address)?;
+    let service = enrollment::service::service(authority, ApiServer(client), &args.namespace);
+    let listener =
+        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} for enrollment"))?;
+    tracing::info!(%address, "programs are enrolled");
+    let served = tonic::transport::Server::builder()
+        .timeout(ENROLL_TIMEOUT)
+        .add_service(service)
+        .serve_with_incoming_shutdown(service::grpc::incoming(listener, tls), shutdown.cancelled_owned());
+    tokio::spawn(async move {
+        if let Err(error) = served.await {
+            tracing::error!(%error, "programs are no longer enrolled");
+        }
+    });
+    Ok(())
 }
 
 /// Binds and serves the views.

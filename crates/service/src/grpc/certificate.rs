@@ -29,16 +29,28 @@ pub struct Facts {
     pub not_before: i64,
     /// Unix time in seconds.
     pub not_after: i64,
+    /// Raw, as in its subject public key information.
+    pub public_key: Vec<u8>,
 }
 
 impl Facts {
+    /// Of the first PEM certificate.
+    pub fn of_pem(pem: &str) -> Option<Self> {
+        Self::of(certificates(pem.as_bytes()).ok()?.first()?)
+    }
+
     /// Of a DER certificate.
     pub(super) fn of(der: &[u8]) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let names = subject_alt_names(der);
         let name = names.into_iter().next().unwrap_or_else(|| certificate.subject().to_string());
         let validity = certificate.validity();
-        Some(Self { name, not_before: validity.not_before.timestamp(), not_after: validity.not_after.timestamp() })
+        Some(Self {
+            name,
+            not_before: validity.not_before.timestamp(),
+            not_after: validity.not_after.timestamp(),
+            public_key: certificate.public_key().subject_public_key.data.to_vec(),
+        })
     }
 
     /// Why it cannot be used at that time.
