@@ -4,6 +4,7 @@ use crate::object::{
     ContainerPort, EndpointSlice, Key, Kind, Labels, Object, Owner, Pod, Service, ServicePort, Target,
 };
 use crate::tables::Tables;
+use kube_api::mesh::asks_for_mesh;
 use mesh_api::workload as wire;
 use std::collections::BTreeSet;
 
@@ -11,6 +12,8 @@ use std::collections::BTreeSet;
 pub fn workload(tables: &Tables, namespace: &str, name: &str) -> Option<wire::Workload> {
     let pod = tables.pod(namespace, name).filter(|pod| !pod.node.is_empty())?;
     let owner = owner(tables, namespace, name, pod);
+    let nothing = Labels::new();
+    let of_namespace = tables.namespace(namespace).unwrap_or(&nothing);
     let on_failure = if pod.bypass_on_failure { wire::OnFailure::Bypass } else { wire::OnFailure::Closed };
     Some(wire::Workload {
         uid: pod.uid.clone(),
@@ -27,30 +30,12 @@ pub fn workload(tables: &Tables, namespace: &str, name: &str) -> Option<wire::Wo
         owner: owner_url(namespace, &owner),
         workload_name: owner.name,
         on_failure: on_failure.into(),
-        governed: is_governed(pod, tables.namespace(namespace)),
+        governed: asks_for_mesh(&pod.labels, of_namespace, pod.host_network),
     })
 }
 
 fn container_port(port: &ContainerPort) -> wire::ContainerPort {
     wire::ContainerPort { name: port.name.clone(), port: port.port.into(), protocol: port.protocol.clone() }
-}
-
-/// Whether the pod asked for the mesh, by the labels that Istio's injector reads, and ours.
-fn is_governed(pod: &Pod, namespace: Option<&Labels>) -> bool {
-    let of_pod = |name: &str| pod.labels.get(name).map(String::as_str);
-    let of_namespace = |name: &str| namespace.and_then(|labels| labels.get(name)).map(String::as_str);
-    if pod.host_network
-        || of_pod("dpumesh.io/governed") == Some("false")
-        || of_pod("sidecar.istio.io/inject") == Some("false")
-    {
-        return false;
-    }
-    let pod_asks = of_pod("sidecar.istio.io/inject").is_some() || of_pod("dpumesh.io/governed") == Some("true");
-    match of_namespace("istio-injection") {
-        _ if pod_asks || of_namespace("dpumesh.io/governed") == Some("true") => true,
-        Some(injection) => injection == "enabled",
-        None => of_namespace("istio.io/rev").is_some() || of_pod("istio.io/rev").is_some(),
-    }
 }
 
 /// The workload that a pod belongs to, as Istio's injector finds it.

@@ -12,7 +12,6 @@ pub mod api_server;
 pub mod args;
 pub mod authorize;
 pub mod cluster;
-pub mod crd;
 pub mod derive;
 pub mod enrollment;
 pub mod folder;
@@ -26,6 +25,9 @@ pub mod publish;
 pub mod tables;
 pub mod watch;
 pub mod watchers;
+
+/// Our own kinds.
+pub use kube_api as crd;
 
 use cluster::{Cluster, Seen};
 use folder::{Folder, Refusal};

@@ -4,7 +4,7 @@
 //! The controller writes them, the command-line tool reads them, and the chart ships `definitions`. Plain data:
 //! who writes what, and when, is the controller's affair. Status fields that are unknown are left out.
 
-// kube takes a `printcolumn(…)` for each column, and those have fields of the same value.
+// Two printed columns of one type are no repetition.
 #![allow(clippy::duplicated_attributes)]
 
 mod condition;
@@ -13,17 +13,17 @@ mod dpu_workload;
 pub mod mesh;
 mod network;
 
-pub use condition::{Condition, ConditionStatus, condition};
-pub use dpu_node::{DpuNode, DpuNodeSpec, DpuNodeStatus};
+pub use condition::{Condition, ConditionStatus, condition, rfc3339, set_condition};
+pub use dpu_node::{DpuNode, DpuNodeSpec, DpuNodeStatus, Resources, Versions};
 pub use dpu_workload::{
     AttachmentState, ConfigurationState, DpuWorkload, DpuWorkloadFields, DpuWorkloadStatus, MutualTls, Refusal,
 };
-pub use network::{Network, NetworkSpec, NetworkStatus, VNI_MAX};
+pub use network::{Network, NetworkSpec, NetworkStatus};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
-/// API group of all kinds.
+/// API group of our kinds.
 pub const GROUP: &str = "dpumesh.io";
 /// Where the product is installed unless its administrator chose otherwise.
 pub const NAMESPACE: &str = "dpumesh-system";
@@ -53,9 +53,19 @@ pub mod annotations {
     pub const NETWORK: &str = "dpumesh.io/network";
 }
 
-/// All kinds, in the order in which they are shown.
-pub fn definitions() -> Vec<CustomResourceDefinition> {
-    vec![Network::crd(), DpuNode::crd(), DpuWorkload::crd()]
+/// All definitions, in the order in which they are shown.
+pub fn definitions() -> [CustomResourceDefinition; 3] {
+    [Network::crd(), DpuNode::crd(), DpuWorkload::crd()]
+}
+
+/// All definitions as one YAML text, as the chart ships it.
+pub fn yaml() -> Result<String, serde_saphyr::ser::Error> {
+    let mut text = "# Made by `istio-dpu-controller crds`; do not edit.\n".to_owned();
+    for definition in definitions() {
+        text.push_str("---\n");
+        text.push_str(&serde_saphyr::to_string(&definition)?);
+    }
+    Ok(text)
 }
 
 #[cfg(test)]

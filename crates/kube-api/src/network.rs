@@ -1,12 +1,9 @@
-//! `Network`: what a pod joins by its annotation `dpumesh.io/network`.
+//! `Network`: what pods may join by the annotation `dpumesh.io/network`.
 
-use crate::Condition;
+use super::condition::{Condition, conditions};
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-/// Largest VXLAN network identifier.
-pub const VNI_MAX: u32 = (1 << 24) - 1;
 
 /// A network that pods may join.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -14,35 +11,39 @@ pub const VNI_MAX: u32 = (1 << 24) - 1;
     group = "dpumesh.io",
     version = "v1",
     kind = "Network",
-    plural = "networks",
-    category = "dpumesh",
-    status = "NetworkStatus",
-    derive = "PartialEq",
     doc = "A network that pods may join by the annotation dpumesh.io/network.",
+    plural = "networks",
+    status = "NetworkStatus",
+    category = "dpumesh",
     printcolumn(name = "VNI", type_ = "integer", json_path = ".spec.vni"),
     printcolumn(name = "MTU", type_ = "integer", json_path = ".spec.mtu"),
-    printcolumn(name = "Accepted", type_ = "string", json_path = ".status.conditions[?(@.type=='Accepted')].status"),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Accepted')].reason"),
+    printcolumn(name = "Accepted", type_ = "string", json_path = ".status.conditions[?(@.type==\"Accepted\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Accepted\")].message"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct NetworkSpec {
-    /// VXLAN network identifier, 1 to 16777215; 0 means the underlay.
+    /// VXLAN network identifier, 1 to 16777215; 0: pods are on the underlay.
     #[serde(default)]
-    #[schemars(range(min = 0, max = 16_777_215))]
+    #[schemars(schema_with = "integer")]
     pub vni: u32,
-    /// Largest packet in bytes, 576 to 65535; 0 means the uplink's own.
+    /// Bytes, 576 to 65535; 0: the uplink's own.
     #[serde(default)]
-    #[schemars(range(min = 0, max = 65_535))]
+    #[schemars(schema_with = "integer")]
     pub mtu: u32,
 }
 
-/// What became of it.
+/// What the controller says of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkStatus {
-    /// Accepted: pods can join, or why not.
+    /// Accepted: the network is in force as it is written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,
+}
+
+/// Never negative; what fits is said by the condition `Accepted`, with the reason.
+fn integer(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "integer", "format": "int64", "minimum": 0, "maximum": u32::MAX, "default": 0})
 }

@@ -42,8 +42,19 @@ fn conditions_merge_by_their_type() {
 }
 
 #[test]
-fn the_api_server_refuses_a_vni_that_vxlan_cannot_carry() {
-    assert_eq!(schema("Network", "/spec/properties/vni")["maximum"].as_f64(), Some(f64::from(VNI_MAX)));
+fn the_chart_ships_what_the_types_say() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/helm/dpumesh/crds/dpumesh.yaml");
+    let shipped = std::fs::read_to_string(path).expect("the chart has the definitions");
+    let made = yaml().expect("YAML");
+    assert!(shipped == made, "{path} is old: run `istio-dpu-controller crds > {path}`");
+}
+
+#[test]
+fn what_is_printed_is_read_back_the_same() {
+    let text = yaml().expect("YAML");
+    let read: Vec<CustomResourceDefinition> =
+        text.split("---\n").skip(1).map(|document| serde_saphyr::from_str(document).expect("YAML")).collect();
+    assert_eq!(read, definitions());
 }
 
 #[test]
@@ -65,9 +76,9 @@ fn a_workload_is_all_status_and_says_its_states_in_words() {
 }
 
 #[test]
-fn a_misspelt_field_of_a_network_is_an_error() {
+fn a_misspelt_field_is_an_error() {
     assert!(serde_json::from_value::<NetworkSpec>(json!({"vnj": 1})).is_err());
-    assert!(serde_json::from_value::<DpuNodeSpec>(json!({"underlayAddress": "here"})).is_err());
+    assert!(serde_json::from_value::<DpuNodeSpec>(json!({"underlay": "10.0.0.1"})).is_err());
 }
 
 #[test]

@@ -32,7 +32,7 @@ impl Described {
             metadata.namespace.as_deref().unwrap_or_default(),
             metadata.name.as_deref().unwrap_or_default()
         );
-        let mut text = format!("{name} on {}\n", known(&status.node));
+        let mut text = format!("{name} on {}\n", known(status.node.as_deref()));
         for (field, value) in self.fields(&status) {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "  {:<15}{value}", format!("{field}:"));
@@ -52,25 +52,32 @@ impl Described {
 
     fn fields(&self, status: &DpuWorkloadStatus) -> Vec<(&'static str, String)> {
         let state = status.state.map_or_else(|| "not reported".to_owned(), |state| format!("{state:?}"));
-        let network = if status.network.is_empty() { "default" } else { &status.network };
+        let network = status.network.as_deref().filter(|name| !name.is_empty()).unwrap_or("default");
         let mut fields = vec![
             ("State", state),
-            ("Port", format!("{} as {}, MAC {}", known(&status.vf), known(&status.port), known(&status.mac))),
-            ("Addresses", known(&status.addresses.join(", "))),
+            (
+                "Port",
+                format!(
+                    "{} as {}, MAC {}",
+                    known(status.vf.as_deref()),
+                    known(status.port.as_deref()),
+                    known(status.mac.as_deref())
+                ),
+            ),
+            ("Addresses", known(Some(&status.addresses.join(", ")))),
             ("Network", network.to_owned()),
         ];
         if status.governed == Some(false) {
             fields.push(("Governed", "no: it has not asked for the mesh".to_owned()));
         } else {
             fields.push(("Configuration", self.configuration(status)));
-            fields.push(("Scope", known(&status.scope)));
-            fields.push(("Identity", known(&status.identity)));
-            let mode = status.mutual_tls.map_or_else(|| known(""), |mode| format!("{mode:?}"));
+            fields.push(("Scope", known(status.scope.as_deref())));
+            fields.push(("Identity", known(status.identity.as_deref())));
+            let mode = status.mutual_tls.map_or_else(|| known(None), |mode| format!("{mode:?}"));
             fields.push(("Mutual TLS", mode));
         }
-        if !status.reason.is_empty() {
-            fields.push(("Reason", status.reason.clone()));
-        }
+        let reasons = [&status.reason, &status.configuration_reason].into_iter().flatten();
+        fields.extend(reasons.filter(|reason| !reason.is_empty()).map(|reason| ("Reason", reason.clone())));
         fields
     }
 
@@ -87,7 +94,7 @@ impl Described {
         let since =
             condition.last_transition_time.parse::<Timestamp>().map(|then| format!(" since {}", self.since(then)));
         let message = if condition.message.is_empty() { &condition.reason } else { &condition.message };
-        format!("{} is {:?}{}: {message}", condition.type_, condition.status, since.unwrap_or_default())
+        format!("{} is {:?}{}: {message}", condition.kind, condition.status, since.unwrap_or_default())
     }
 
     fn events(&self) -> String {
@@ -120,8 +127,8 @@ fn list(text: &mut String, name: &str, lines: &[String]) {
     }
 }
 
-fn known(text: &str) -> String {
-    if text.is_empty() { "unknown".to_owned() } else { text.to_owned() }
+fn known(text: Option<&str>) -> String {
+    text.filter(|text| !text.is_empty()).unwrap_or("unknown").to_owned()
 }
 
 #[cfg(test)]

@@ -67,8 +67,9 @@ fn address(node: &DpuNode, nodes: &[Node]) -> Option<String> {
     let kubernetes = nodes.iter().find(|one| one.metadata.name == node.metadata.name);
     let annotated =
         kubernetes.and_then(|one| one.metadata.annotations.as_ref()?.get(annotations::UNDERLAY_ADDRESS)).cloned();
-    let chosen = node.spec.underlay_address.map(|address| address.to_string());
-    let reported = node.status.as_ref().map(|status| status.underlay_address.clone()).filter(|text| !text.is_empty());
+    let chosen = node.spec.underlay_address.clone();
+    let reported =
+        node.status.as_ref().and_then(|status| status.underlay_address.clone()).filter(|text| !text.is_empty());
     annotated.or(chosen).or(reported)
 }
 

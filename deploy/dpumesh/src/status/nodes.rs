@@ -14,12 +14,12 @@ pub struct NodeLine {
     pub ready: Option<bool>,
     pub dataplane_connected: Option<bool>,
     pub proxy_connected: Option<bool>,
-    pub vfs_total: Option<u32>,
-    pub vfs_free: Option<u32>,
+    pub vfs_total: Option<i64>,
+    pub vfs_free: Option<i64>,
     /// "open/wanted".
     pub streams: String,
-    pub resources_received: Option<u64>,
-    pub resources_stored: Option<u64>,
+    pub resources_received: Option<i64>,
+    pub resources_stored: Option<i64>,
     pub underlay_address: String,
     /// Those of `namespace`, or all.
     pub workloads: usize,
@@ -34,17 +34,19 @@ pub fn lines(seen: &Seen) -> Vec<NodeLine> {
 
 fn line(seen: &Seen, node: &DpuNode) -> NodeLine {
     let (name, status) = (name(node), status(node));
-    let on_it = |workload: &&kube_api::DpuWorkload| workload.status.as_ref().is_some_and(|status| status.node == name);
+    let on_it = |workload: &&kube_api::DpuWorkload| {
+        workload.status.as_ref().is_some_and(|status| status.node.as_ref() == Some(&name))
+    };
     NodeLine {
         ready: ready(&status),
         dataplane_connected: status.dataplane_connected,
         proxy_connected: status.proxy_connected,
         vfs_total: status.vfs_total,
         vfs_free: status.vfs_free,
-        streams: status.streams,
-        resources_received: status.resources_received,
-        resources_stored: status.resources_stored,
-        underlay_address: status.underlay_address,
+        streams: status.streams.unwrap_or_default(),
+        resources_received: status.resources.as_ref().map(|resources| resources.received),
+        resources_stored: status.resources.as_ref().map(|resources| resources.stored),
+        underlay_address: status.underlay_address.unwrap_or_default(),
         workloads: all(&seen.workloads).iter().filter(on_it).count(),
         node: name,
     }
@@ -106,7 +108,9 @@ fn of_node(seen: &Seen, node: &DpuNode) -> Vec<Problem> {
         let message = condition(&status.conditions, "Ready").map(|ready| ready.message.clone()).unwrap_or_default();
         problems.push(of(message, format!("kubectl describe dpunode {name}")));
     }
-    if let Some((open, wanted)) = streams(&status.streams).filter(|(open, wanted)| open < wanted) {
+    if let Some((open, wanted)) =
+        streams(status.streams.as_deref().unwrap_or_default()).filter(|(open, wanted)| open < wanted)
+    {
         let what = format!("{open} of {wanted} streams to istiod are open");
         problems.push(of(what, "dpumesh check; is istiod up?".to_owned()));
     }

@@ -16,7 +16,7 @@ fn program(name: &str, wanted: i32, ready: i32) -> Value {
 fn node(name: &str) -> Value {
     json!({"apiVersion": "dpumesh.io/v1", "kind": "DpuNode", "metadata": {"name": name}, "spec": {}, "status": {
         "underlayAddress": "198.18.0.1", "vfsTotal": 16, "vfsFree": 12, "dataplaneConnected": true, "proxyConnected": true,
-        "streams": "4/4", "resourcesReceived": 128, "resourcesStored": 38,
+        "streams": "4/4", "resources": {"received": 128, "stored": 38},
         "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "", "reason": "Ready", "message": ""}]}})
 }
 

@@ -50,7 +50,7 @@ fn node(node: &NodeLine) -> [String; 9] {
         None => "?".to_owned(),
     };
     let vfs = match (node.vfs_total, node.vfs_free) {
-        (Some(total), Some(free)) => format!("{} of {total}", total.saturating_sub(free)),
+        (Some(total), Some(free)) => format!("{} of {total}", total - free),
         _ => "?".to_owned(),
     };
     let resources = match (node.resources_received, node.resources_stored) {

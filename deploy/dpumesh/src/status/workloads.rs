@@ -72,18 +72,18 @@ fn line(seen: &Seen, workload: &DpuWorkload) -> WorkloadLine {
         pod: workload.metadata.name.clone().unwrap_or_default(),
         health: health(&status, age),
         governed: status.governed != Some(false),
-        node: status.node,
-        vf: status.vf,
+        node: status.node.unwrap_or_default(),
+        vf: status.vf.unwrap_or_default(),
         address: status.addresses.first().cloned().unwrap_or_default(),
         state: status.state,
         configuration: status.configuration,
         mutual_tls: status.mutual_tls,
-        identity: status.identity,
-        scope: status.scope,
+        identity: status.identity.unwrap_or_default(),
+        scope: status.scope.unwrap_or_default(),
         acknowledged_seconds_ago: acknowledged.map(|then| seen.now.as_second() - then.as_second()),
         istio_objects: status.istio_objects,
         refusals: status.refusals,
-        reason: status.reason,
+        reason: [status.reason, status.configuration_reason].into_iter().flatten().collect::<Vec<_>>().join("; "),
     }
 }
 
