@@ -25,7 +25,6 @@ pub struct Api<D> {
     pub ports: watch::Receiver<Ports>,
     pub counters: CounterReader,
     pub uplink: String,
-    pub uplink_address: String,
     /// False where the server has no TLS (loopback).
     pub check_caller: bool,
 }
@@ -57,9 +56,11 @@ impl<D: Door + 'static> Dataplane for Api<D> {
 
     async fn get_state(&self, request: Request<wire::GetStateRequest>) -> Result<Response<wire::State>, Status> {
         self.authorize(&request)?;
-        let mut state = self.engine.lock().await.state().to_wire();
+        let mut engine = self.engine.lock().await;
+        let mut state = engine.state().to_wire();
         state.uplink.clone_from(&self.uplink);
-        state.uplink_address.clone_from(&self.uplink_address);
+        let address = engine.door().uplink_address().await.map_err(|error| Status::internal(error.to_string()))?;
+        state.uplink_address = address.map(|address| address.to_string()).unwrap_or_default();
         Ok(Response::new(state))
     }
 

@@ -6,6 +6,7 @@ use crate::sys::KernelError;
 use mesh_api::dataplane as wire;
 use mesh_api::dataplane::operation::Operation as Kind;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use tokio::sync::watch;
 pub trait Door: Send {
     /// The interface of that name.
     fn device(&mut self, name: &str) -> impl Future<Output = Result<Option<Device>, KernelError>> + Send;
+    /// The uplink's address, if it has one by now.
+    fn uplink_address(&mut self) -> impl Future<Output = Result<Option<IpAddr>, KernelError>> + Send;
     /// Where the DPU's own traffic goes.
     fn own_routes(&mut self) -> impl Future<Output = Result<OwnRoutes, KernelError>> + Send;
     /// One step.

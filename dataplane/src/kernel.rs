@@ -76,11 +76,9 @@ impl Kernel {
         network.sweep(|table| is_port(table) || table == TABLE_UP || table == TABLE_INBOUND).await
     }
 
-    /// The uplink and its address.
-    pub async fn uplink(&self) -> Result<(String, Device, Option<IpAddr>), KernelError> {
-        let (name, device) = self.uplink.clone();
-        let address = self.network.address(device.ifindex).await?;
-        Ok((name, device, address))
+    /// The uplink.
+    pub fn uplink(&self) -> (String, Device) {
+        self.uplink.clone()
     }
 
     /// Reads counters without the lock of this value.
@@ -230,6 +228,10 @@ impl Door for Kernel {
             Err(KernelError::NoInterface(_)) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    async fn uplink_address(&mut self) -> Result<Option<IpAddr>, KernelError> {
+        self.network.address(self.uplink.1.ifindex).await
     }
 
     async fn own_routes(&mut self) -> Result<OwnRoutes, KernelError> {

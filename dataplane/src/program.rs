@@ -88,12 +88,14 @@ pub async fn run(mut args: Args) -> anyhow::Result<()> {
     health.require(&["kernel"]);
     args.tls.identify("dataplane", "", &health)?;
     let kernel = Kernel::open(&args.kernel()).await?;
-    let (uplink, device, address) = kernel.uplink().await?;
+    let (uplink, device) = kernel.uplink();
     let counters = kernel.counters();
+    // Before the routes are read for the first time, so that no change is missed.
+    let links = LinkWatch::open()?;
     let engine = engine(&args, kernel, device).await?;
     let ports = engine.ports();
     let engine = Arc::new(Mutex::new(engine));
-    tokio::spawn(follow_links(LinkWatch::open()?, Arc::clone(&engine)));
+    tokio::spawn(follow_links(links, Arc::clone(&engine)));
     let proxies = Arc::new(AtomicUsize::new(0));
     let metrics = Metrics { ports: ports.clone(), counters: counters.clone(), proxies: Arc::clone(&proxies) };
     health.set("kernel", Ok(()));
@@ -101,9 +103,8 @@ pub async fn run(mut args: Args) -> anyhow::Result<()> {
     let steering = Steering { engine: Arc::clone(&engine), ports: ports.clone(), uplink: uplink.clone(), proxies };
     let path = &args.steering_socket;
     Arc::new(steering).serve(path, shutdown.clone()).with_context(|| format!("cannot listen on {}", path.display()))?;
-    let uplink_address = address.map(|address| address.to_string()).unwrap_or_default();
     let check_caller = args.tls.is_mutual();
-    serve_api(&args, Api { engine, ports, counters, uplink, uplink_address, check_caller }, shutdown).await
+    serve_api(&args, Api { engine, ports, counters, uplink, check_caller }, shutdown).await
 }
 
 async fn engine(args: &Args, mut kernel: Kernel, uplink: crate::state::Device) -> anyhow::Result<Engine<Kernel>> {

@@ -38,6 +38,11 @@ impl Health {
         }
     }
 
+    /// Why a condition does not hold; `None` when it does, or nobody asked for it.
+    pub fn reason(&self, condition: &str) -> Option<String> {
+        self.lock().get(condition)?.clone().err()
+    }
+
     /// `Ok` when all hold, else every condition with its state, a line each.
     pub fn ready(&self) -> Result<String, String> {
         let all = self.lock();
@@ -77,6 +82,7 @@ mod tests {
         health.set("istiod", Ok(()));
         let reasons = health.ready().expect_err("proxy is missing");
         assert!(reasons.contains("proxy: NOT READY: not yet"), "{reasons}");
+        assert_eq!((health.reason("proxy").as_deref(), health.reason("istiod")), (Some("not yet"), None));
         health.set("proxy", Ok(()));
         assert!(health.ready().is_ok());
         health.set("istiod", Err("connection refused".to_owned()));

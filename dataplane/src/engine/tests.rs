@@ -27,6 +27,10 @@ impl Door for Fake {
         Ok(number.map(|number| Device { ifindex: number, mac: MacAddress([2, 0, 0, 0, 9, number as u8]) }))
     }
 
+    async fn uplink_address(&mut self) -> Result<Option<IpAddr>, KernelError> {
+        Ok(None)
+    }
+
     async fn own_routes(&mut self) -> Result<OwnRoutes, KernelError> {
         Ok(self.own.clone())
     }

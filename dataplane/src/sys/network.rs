@@ -104,7 +104,7 @@ impl Network {
         result.map_err(|error| refused(&format!("set link {ifindex} up"), error))
     }
 
-    /// First IPv4 address of the link, else its first other one.
+    /// First IPv4 address of the link, else its first other one that is more than link-local.
     pub async fn address(&self, ifindex: u32) -> Result<Option<IpAddr>, KernelError> {
         let stream = self.handle.address().get().set_link_index_filter(ifindex).execute();
         let messages: Vec<_> = stream.try_collect().await.map_err(|error| refused("list addresses", error))?;
@@ -113,6 +113,8 @@ impl Network {
                 AddressAttribute::Address(address) => Some(*address),
                 _ => None,
             });
+        let is_local = |address: &IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        let addresses = addresses.filter(|address| !is_local(address));
         Ok(addresses.min_by_key(|address| address.is_ipv6()))
     }
 

@@ -30,7 +30,7 @@ impl TryFrom<Request> for Asked {
         Ok(Self {
             command: environment.command,
             key: Key { container_id: environment.container_id, ifname: environment.ifname },
-            pod: Pod { namespace: args.pod_namespace, name: args.pod_name, uid: args.pod_uid },
+            pod: Pod::from(&args),
             call: Call {
                 network: conf.name.clone(),
                 netns: environment.netns,

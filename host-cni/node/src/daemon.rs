@@ -7,7 +7,8 @@ use crate::locks::Locks;
 use crate::mesh::Mesh;
 use crate::metrics::{self, Metrics};
 use crate::publish::Publisher;
-use crate::record::Records;
+use crate::record::{Pod, Records};
+use crate::report::Failures;
 use crate::sys::Namespace;
 use crate::vf::VfProvider;
 use istio_dpu_cni::environment::Command;
@@ -38,6 +39,10 @@ pub struct Daemon {
     pub locks: Locks,
     pub metrics: Metrics,
     pub health: Health,
+    /// ADDs that failed, to be reported.
+    pub failures: Failures,
+    /// There is something to report.
+    pub news: Notify,
     /// Something is left to undo.
     pub leftover: Notify,
 }
@@ -48,12 +53,16 @@ impl Daemon {
         let (command, started) = (request.environment.command, Instant::now());
         let pod = format!("{}/{}", request.environment.args.pod_namespace, request.environment.args.pod_name);
         let container = request.environment.container_id.clone();
+        let asker = Pod::from(&request.environment.args);
         let daemon = Arc::clone(self);
         let work = tokio::spawn(async move { daemon.act(request).await });
         let outcome =
             work.await.unwrap_or_else(|error| Err(CniError::new(code::IO, format!("the call panicked: {error}"))));
         let took = started.elapsed();
         self.metrics.called(command, took, outcome.as_ref().err());
+        if command == Command::Add {
+            self.failures.note(&asker, outcome.as_ref().err());
+        }
         self.changed();
         let (command, took_ms) = (metrics::name(command), took.as_millis() as u64);
         match outcome {
@@ -94,6 +103,7 @@ impl Daemon {
     pub fn changed(&self) {
         self.publisher.refresh();
         self.forwarding.nudge();
+        self.news.notify_one();
     }
 
     /// Whether the dataplane answers, or why not.

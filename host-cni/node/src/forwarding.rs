@@ -22,6 +22,8 @@ use xds::Backoff;
 
 /// Longest wait for one answer of the dataplane.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between looks at what the dataplane does not announce.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Changes that come together are applied together.
 const SETTLE: Duration = Duration::from_millis(10);
 
@@ -43,6 +45,8 @@ pub struct Ports {
     /// Or why it is not known.
     pub connected: Result<(), String>,
     pub statuses: BTreeMap<String, PortStatus>,
+    /// Address of the DPU on the fabric; empty while it has told none.
+    pub underlay_address: String,
 }
 
 /// Says what should be there, at any moment.
@@ -64,7 +68,11 @@ pub struct Forwarding {
 impl Forwarding {
     /// Does not connect yet; `run` does.
     pub fn new(address: &str, endpoint: &Endpoint) -> Self {
-        let ports = Ports { connected: Err("not connected yet".to_owned()), statuses: BTreeMap::new() };
+        let ports = Ports {
+            connected: Err("not connected yet".to_owned()),
+            statuses: BTreeMap::new(),
+            underlay_address: String::new(),
+        };
         Self {
             address: address.to_owned(),
             client: DataplaneClient::new(endpoint.connect_lazy()),
@@ -160,6 +168,8 @@ impl Forwarding {
                     tokio::time::sleep(SETTLE).await;
                     self.reconcile(intent, false).await?;
                 }
+                // The DPU may get its address after the dataplane has started, or another one.
+                () = tokio::time::sleep(LOOK_AGAIN) => drop(self.state().await?),
             }
         }
     }
@@ -214,7 +224,13 @@ impl Forwarding {
     }
 
     async fn state(&self) -> Result<State, ForwardingError> {
-        self.call(self.client.clone().get_state(GetStateRequest {})).await
+        let state = self.call(self.client.clone().get_state(GetStateRequest {})).await?;
+        self.ports.send_if_modified(|ports| {
+            let is_news = ports.underlay_address != state.uplink_address;
+            ports.underlay_address.clone_from(&state.uplink_address);
+            is_news
+        });
+        Ok(state)
     }
 
     async fn call<T>(

@@ -26,6 +26,7 @@ pub mod plumbing;
 pub mod publish;
 pub mod record;
 pub mod recovery;
+pub mod report;
 pub mod server;
 pub mod status;
 pub mod sys;

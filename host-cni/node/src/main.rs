@@ -15,12 +15,14 @@ use istio_dpu_cni_node::mesh::Mesh;
 use istio_dpu_cni_node::metrics::Metrics;
 use istio_dpu_cni_node::publish::{Publisher, VIEW};
 use istio_dpu_cni_node::record::Records;
+use istio_dpu_cni_node::report::Failures;
 use istio_dpu_cni_node::status::{DATAPLANE, VFS};
 use istio_dpu_cni_node::sys::Namespace;
 use istio_dpu_cni_node::{locks, server};
 use nix::fcntl::{Flock, FlockArg};
 use service::health::Health;
 use service::http::{Routes, SharedRegistry};
+use service::report::Reporter;
 use service::signal::CancellationToken;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -70,7 +72,9 @@ async fn run(mut arguments: Arguments) -> anyhow::Result<()> {
     publish(&arguments, store, background.clone())?;
     daemon.recover().await;
     tokio::spawn(Arc::clone(&daemon).retry(background.clone()));
-    tokio::spawn(Arc::clone(&daemon).observe(background));
+    tokio::spawn(Arc::clone(&daemon).observe(background.clone()));
+    let reporter = Reporter::start(controller, tls, "controller")?;
+    tokio::spawn(Arc::clone(&daemon).report(reporter, background));
     let keeper = install(&arguments, &departure, &daemon, &shutdown);
     tracing::info!(node, socket = %arguments.paths.socket.display(), "calls of the plugin are taken");
     server::serve(calls, Arc::clone(&daemon), shutdown).await;
@@ -148,6 +152,8 @@ async fn daemon(
         mesh,
         metrics,
         health,
+        failures: Failures::default(),
+        news: tokio::sync::Notify::new(),
     })
 }
 

@@ -4,6 +4,7 @@
 //! announces. Whatever dies, the record says what there is to undo.
 
 use crate::vf::Vf;
+use istio_dpu_cni::environment::Arguments;
 use istio_dpu_cni::result::IpamResult;
 use mesh_api::dataplane::{OnFailure, Steering};
 use mesh_model::MacAddress;
@@ -51,6 +52,13 @@ pub struct Pod {
     pub namespace: String,
     pub name: String,
     pub uid: String,
+}
+
+impl From<&Arguments> for Pod {
+    fn from(arguments: &Arguments) -> Self {
+        let Arguments { pod_namespace, pod_name, pod_uid, .. } = arguments.clone();
+        Self { namespace: pod_namespace, name: pod_name, uid: pod_uid }
+    }
 }
 
 /// What the runtime passed, as delegates need it again to undo.

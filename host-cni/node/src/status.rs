@@ -39,7 +39,7 @@ impl Daemon {
     }
 
     /// VFs that are free and in use.
-    async fn vfs(&self) -> Result<(usize, usize), String> {
+    pub(crate) async fn vfs(&self) -> Result<(usize, usize), String> {
         let present = self.provider.list(&self.host).await.map_err(|error| error.to_string())?;
         let records = self.records.list();
         let is_free = |id: &str| records.iter().all(|record| record.vf.id != id);

@@ -7,6 +7,7 @@ use host::{Host, follow, next, run};
 use istio_dpu_cni::error::code;
 use mesh_api::attach::Attachment;
 use mesh_api::dataplane::{OnFailure, Steering};
+use mesh_api::report::AttachmentState;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -207,6 +208,39 @@ async fn a_refused_add_says_why_and_leaves_nothing() {
     assert!(error.code == code::TRY_AGAIN_LATER && error.msg.contains("does not know pod n/stranger"), "{error}");
     host.assert_clean().await;
     host.add("a", &netns).await.expect("everything else is unharmed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_controller_is_told_of_each_attachment_and_of_the_host() {
+    let mut host = Host::start().await;
+    let netns = host.pod("a");
+    let told = host.told.clone();
+    host.dataplane.hold(Some("the proxy has no configuration"));
+    let hurry = |conf: &mut serde_json::Value| conf["readyTimeoutMs"] = json!(1500);
+    let adding = host.call("ADD", "a", &netns, hurry);
+    let attaching = eventually("attaching", || told.pod("a").is_some_and(|pod| pod.0 == AttachmentState::Attaching));
+    let (failed, ()) = tokio::join!(adding, attaching);
+    failed.expect_err("closed");
+    eventually("failed, with the words of the error", || {
+        told.pod("a").is_some_and(|(state, reason)| {
+            state == AttachmentState::Failed && reason.contains("the proxy has no configuration")
+        })
+    })
+    .await;
+    host.dataplane.hold(None);
+    host.add("a", &netns).await.expect("attached");
+    eventually("open", || told.pod("a") == Some((AttachmentState::Open, String::new()))).await;
+    eventually("the host", || {
+        let host = told.host();
+        (host.vfs_total, host.vfs_free, host.dataplane_connected) == (4, 3, true)
+            && host.underlay_address == "192.168.100.1"
+            && host.problems.is_empty()
+    })
+    .await;
+    host.dataplane.hold(Some("withdrawn"));
+    eventually("closed", || told.pod("a") == Some((AttachmentState::Closed, "withdrawn".to_owned()))).await;
+    host.del("a", &netns).await.expect("detached");
+    eventually("gone", || told.pod("a").is_none()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,7 +27,8 @@ pub struct FakeDataplane {
 
 impl Default for FakeDataplane {
     fn default() -> Self {
-        Self { state: watch::Sender::new(State::default()), hold: Mutex::default(), down: AtomicBool::new(false) }
+        let state = State { uplink_address: "192.168.100.1".to_owned(), ..State::default() };
+        Self { state: watch::Sender::new(state), hold: Mutex::default(), down: AtomicBool::new(false) }
     }
 }
 

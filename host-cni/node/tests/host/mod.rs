@@ -7,6 +7,9 @@ pub mod dataplane;
 use dataplane::FakeDataplane;
 use futures_util::FutureExt;
 use istio_dpu_cni::error::CniError;
+use mesh_api::report::reports_server::{Reports, ReportsServer};
+use mesh_api::report::workload_report::Part;
+use mesh_api::report::{Attachment, AttachmentState, HostStatus, Report, ReportAck, node_report};
 use mesh_api::type_url;
 use mesh_api::workload::{Backend, Node, OnFailure, Service, ServicePort, Workload};
 use nix::sched::{CloneFlags, setns};
@@ -17,10 +20,12 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 use xds::Resource;
 use xds::client::{Event, Handle, Update};
 use xds::server::{Store, Transaction};
@@ -59,6 +64,8 @@ pub struct Host {
     daemon: Option<Child>,
     pub dataplane: Arc<FakeDataplane>,
     pub store: Store,
+    /// What the controller was told.
+    pub told: Told,
     dataplane_address: SocketAddr,
     controller_address: SocketAddr,
     pods: Vec<String>,
@@ -99,11 +106,12 @@ impl Host {
             daemon: None,
             dataplane,
             store,
+            told: Told::default(),
             pods: Vec::new(),
             before: BTreeMap::new(),
         };
         tokio::spawn(Arc::clone(&host.dataplane).serve(to_dataplane));
-        tokio::spawn(serve_controller(host.store.clone(), to_controller));
+        tokio::spawn(serve_controller(host.store.clone(), host.told.clone(), to_controller));
         host.tell_of_the_cluster();
         host.before = host.audit();
         host.restart().await;
@@ -336,12 +344,64 @@ fn links(netns: &str, show: &str) -> String {
     run(&format!("ip -n {netns} -o link | {names} | sort; ip -n {netns} -o link | {aliases}"))
 }
 
-async fn serve_controller(store: Store, listener: TcpListener) {
+async fn serve_controller(store: Store, told: Told, listener: TcpListener) {
     let (events, _receiver) = tokio::sync::mpsc::unbounded_channel();
     let authorize = |peer: &xds::server::Peer| Ok(peer.node.id.clone());
     let listener = tokio::net::TcpListener::from_std(listener).expect("listener");
-    let server = tonic::transport::Server::builder().add_service(xds::server::service(store, authorize, events));
+    let server = tonic::transport::Server::builder()
+        .add_service(xds::server::service(store, authorize, events))
+        .add_service(ReportsServer::new(told));
     server.serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener)).await.expect("served");
+}
+
+/// The newest reports, as the controller would show them.
+#[derive(Clone, Debug, Default)]
+pub struct Told(Arc<Mutex<(BTreeMap<String, Attachment>, HostStatus)>>);
+
+impl Told {
+    /// State of a pod of namespace n, with its reason.
+    pub fn pod(&self, name: &str) -> Option<(AttachmentState, String)> {
+        let told = self.0.lock().expect("lock");
+        told.0.get(&format!("n/{name}")).map(|attachment| (attachment.state(), attachment.reason.clone()))
+    }
+
+    pub fn host(&self) -> HostStatus {
+        self.0.lock().expect("lock").1.clone()
+    }
+
+    fn take(&self, report: Report) {
+        let mut told = self.0.lock().expect("lock");
+        if report.snapshot {
+            told.0.clear();
+        }
+        report.removed.iter().for_each(|name| drop(told.0.remove(name)));
+        for workload in report.workloads {
+            let Some(Part::Attachment(attachment)) = workload.part else { panic!("not from a node daemon") };
+            told.0.insert(format!("{}/{}", workload.namespace, workload.name), attachment);
+        }
+        if let Some(node_report::Part::Host(host)) = report.node.and_then(|node| node.part) {
+            told.1 = host;
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Reports for Told {
+    type ReportStream = ReceiverStream<Result<ReportAck, Status>>;
+
+    async fn report(&self, request: Request<Streaming<Report>>) -> Result<Response<Self::ReportStream>, Status> {
+        let (told, mut messages) = (self.clone(), request.into_inner());
+        let (answers, stream) = mpsc::channel(1);
+        tokio::spawn(async move {
+            while let Ok(Some(report)) = messages.message().await {
+                told.take(report);
+                if answers.send(Ok(ReportAck {})).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
 }
 
 /// Follows what the daemon tells the adapter.
