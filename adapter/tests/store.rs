@@ -62,7 +62,7 @@ fn apply(aggregate: &mut Aggregate, proxy: &mut Proxy, step: &Step) {
         Step::Accept(workload) => {
             let key = (type_url::PROXY_WORKLOAD.to_owned(), uid(*workload));
             let Some(version) = proxy.held.get(&key).map(|one| one.version.clone()) else { return };
-            aggregate.acked(type_url::PROXY_WORKLOAD, &[(uid(*workload), version)])
+            aggregate.acked(type_url::PROXY_WORKLOAD, &[(uid(*workload), version)], 1)
         }
         Step::Refuse(number) => {
             let prefix = format!("c{number}@");

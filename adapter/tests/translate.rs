@@ -34,7 +34,7 @@ fn accept_all(aggregate: &mut Aggregate, proxy: &mut Proxy) {
             (uid, version)
         })
         .collect();
-    let changes = aggregate.acked(type_url::PROXY_WORKLOAD, &versions);
+    let changes = aggregate.acked(type_url::PROXY_WORKLOAD, &versions, 1);
     proxy.take(&changes);
 }
 

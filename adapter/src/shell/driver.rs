@@ -4,6 +4,7 @@ use super::Shared;
 use super::args::Args;
 use super::clients::{self, ControlPlane};
 use super::metrics::Metrics;
+use super::reporting::{Facts, Reporting};
 use super::standing;
 use crate::membership::Membership;
 use crate::node::{self, MeshSettings};
@@ -17,7 +18,7 @@ use service::health::Health;
 use service::signal::CancellationToken;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use xds::client::{Event, Handle, Update};
 use xds::server::{Event as Verdict, Store};
@@ -45,6 +46,7 @@ pub(super) struct Driver {
     shared: Shared,
     store: Store,
     control_plane: ControlPlane,
+    reporting: Reporting,
     metrics: Metrics,
     health: Health,
     membership: Membership,
@@ -67,6 +69,7 @@ impl Driver {
         shared: Shared,
         store: Store,
         control_plane: ControlPlane,
+        reporting: Reporting,
         metrics: Metrics,
         health: Health,
     ) -> Self {
@@ -77,6 +80,7 @@ impl Driver {
             shared,
             store,
             control_plane,
+            reporting,
             metrics,
             health,
             membership: Membership::default(),
@@ -94,31 +98,55 @@ impl Driver {
     pub(super) async fn run(mut self, mut verdicts: mpsc::UnboundedReceiver<Verdict>, stop: CancellationToken) {
         let (controller, mut from_controller) = clients::controller(&self.args);
         let (attachments, mut from_attachments) = clients::attachments(&self.args);
-        let troubles = self.shared.troubles.clone();
+        let (troubles, mut keys) = (self.shared.troubles.clone(), self.shared.keys.changes());
         let mut inbox = self.inbox.take().expect("run is called once");
         loop {
+            let mut is_news = true;
             tokio::select! {
                 Some(event) = from_controller.recv() => self.on_view("controller", &controller, event),
                 Some(event) = from_attachments.recv() => self.on_view("attachments", &attachments, event),
                 Some(tagged) = inbox.recv() => self.on_stream(tagged),
                 Some(verdict) = verdicts.recv() => self.on_verdict(verdict),
                 () = troubles.changed() => self.tell_control_plane_health(),
-                () = wait_until(self.wake()) => {}
+                Ok(()) = keys.changed() => self.tell_control_plane_health(),
+                () = wait_until(self.wake()) => is_news = false,
                 () = stop.cancelled() => return,
             }
             self.publish_due();
             self.release_when_synced();
+            self.tell(is_news);
         }
     }
 
     /// When to look again without an event.
     fn wake(&self) -> Option<Instant> {
         let grace = self.first_synced.filter(|_| self.store.is_held(&self.args.node)).map(|first| first + self.grace());
-        self.quiet.next().into_iter().chain(grace).min()
+        self.quiet.next().into_iter().chain(grace).chain(self.reporting.next()).min()
     }
 
     fn grace(&self) -> Duration {
         Duration::from_secs(self.args.sync_grace_s)
+    }
+
+    /// Tells people how things are, a little later.
+    fn tell(&mut self, is_news: bool) {
+        let now = Instant::now();
+        if is_news {
+            self.reporting.touch(now);
+        }
+        if self.reporting.is_due(now) {
+            let facts = self.facts();
+            self.reporting.look(now, &self.shared, facts);
+        }
+    }
+
+    fn facts(&self) -> Facts {
+        Facts {
+            proxy_connected: !self.proxies.is_empty(),
+            is_complete: self.membership.is_complete(),
+            is_settled: !self.store.is_held(&self.args.node),
+            problems: self.health.problems(),
+        }
     }
 
     /// The controller or the node daemon speaks.
@@ -214,6 +242,12 @@ impl Driver {
 
     fn set_stream(&mut self, uid: &str, state: Result<(), (String, bool)>) {
         if let Some(stream) = self.shared.aggregate().stream(uid) {
+            // What keeps all of them away is told by health, once.
+            if let Err((reason, true)) = &state
+                && *reason != stream.error
+            {
+                tracing::warn!(workload = uid, reason, "the control plane refuses the workload");
+            }
             stream.is_connected = state.is_ok();
             stream.connections += u64::from(state.is_ok());
             (stream.error, stream.is_denied) = state.err().unwrap_or_default();
@@ -248,7 +282,7 @@ impl Driver {
             Verdict::Connected { stream, .. } => self.proxy_connected(stream),
             Verdict::Disconnected { stream, .. } => self.proxy_disconnected(stream),
             Verdict::Acked { type_url, resources, .. } => {
-                let changes = self.shared.aggregate().acked(&type_url, &resources);
+                let changes = self.shared.aggregate().acked(&type_url, &resources, unix_ms());
                 self.commit(changes);
             }
             Verdict::Nacked { type_url, rejected, message, .. } => {
@@ -321,6 +355,11 @@ fn ask(handle: &Handle, interests: &Interests) {
             handle.unsubscribe(kind.type_url(), less);
         }
     }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn wait_until(instant: Option<Instant>) {

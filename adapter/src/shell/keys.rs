@@ -45,8 +45,9 @@ struct Inner {
 
 type Waiter = std::sync::mpsc::SyncSender<Signature>;
 
+/// What there is now.
 #[derive(Debug, Default)]
-struct Held {
+pub(super) struct Held {
     holder: Option<Holder>,
     keys: BTreeMap<Identity, Arc<Key>>,
     /// `None`: not known yet.
@@ -104,6 +105,11 @@ impl Keys {
         let mut held = self.inner.held.subscribe();
         // The sender lives in `self`.
         let _ = held.wait_for(|held| held.keys.contains_key(identity)).await;
+    }
+
+    /// Tells that something changed: a call, or a key.
+    pub(super) fn changes(&self) -> watch::Receiver<Held> {
+        self.inner.held.subscribe()
     }
 
     /// A dpu-proxy called: it takes the place of one that called before. Returns the number of the call.

@@ -2,7 +2,8 @@
 //!
 //! `driver` is the one loop that owns the core's steps. `clients` opens discovery streams, over `istiod`
 //! with the `keys` of the DPU; `server` serves the proxy: `relay` passes signing requests on to the
-//! `authority`, `holder` is the wire of the keys. `troubles`, `report` and `metrics` tell how it goes.
+//! `authority`, `holder` is the wire of the keys. `troubles` and `standing` know how it goes; `report`,
+//! `reporting` and `metrics` tell.
 
 pub mod args;
 mod authority;
@@ -14,6 +15,7 @@ mod keys;
 mod metrics;
 mod relay;
 mod report;
+mod reporting;
 mod server;
 mod standing;
 mod troubles;
@@ -28,8 +30,10 @@ use driver::Driver;
 use keys::Keys;
 use mesh_model::Identity;
 use relay::Relay;
+use reporting::Reporting;
 use service::health::Health;
 use service::http::{Routes, SharedRegistry};
+use service::report::Reporter;
 use service::signal::CancellationToken;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -85,7 +89,10 @@ pub async fn start(
     let (grpc, served) = server::serve(&args, store.clone(), events, relay, keys, stop.clone()).await?;
     let routes = routes(&shared);
     let health_at = service::http::serve(args.health_listen, health.clone(), registry, routes, stop.clone()).await?;
-    let driver = Driver::new(args, shared, store, control_plane, metrics, health);
+    let reporter =
+        Reporter::start(&args.controller, &args.tls, &args.controller_server_name).context("--controller")?;
+    let reporting = Reporting::new(reporter);
+    let driver = Driver::new(args, shared, store, control_plane, reporting, metrics, health);
     let task = tokio::spawn(async move {
         driver.run(verdicts, stop).await;
         // A server that panicked has said so.

@@ -8,8 +8,10 @@
 use super::assembly::Assembly;
 use super::content::{Contents, Kind};
 use super::sidecar::{Interests, Received, Sidecar};
+use super::status::{self, Obstacles};
 use super::store::{Changes, Store};
 use crate::pod::Pod;
+use mesh_api::report::Configuration;
 use mesh_api::type_url;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +19,7 @@ use xds::client::Update;
 use xds::{Rejected, Resource};
 
 /// What the proxy refuses, by type and name, with its reason.
-pub(crate) type Rejections = BTreeMap<(String, String), String>;
+pub type Rejections = BTreeMap<(String, String), String>;
 
 /// The state of the whole translation.
 #[derive(Debug, Default)]
@@ -43,7 +45,7 @@ pub struct StreamState {
 
 /// One workload.
 #[derive(Debug)]
-pub(crate) struct Member {
+pub struct Member {
     pub(crate) pod: Pod,
     pub(crate) sidecar: Sidecar,
     pub(crate) stream: StreamState,
@@ -56,6 +58,8 @@ pub(crate) struct Member {
     pub(crate) served: Option<(Arc<Assembly>, String)>,
     /// What the proxy last accepted.
     pub(crate) accepted: Option<Arc<Assembly>>,
+    /// When it did so first, Unix time in milliseconds; 0: never.
+    pub(crate) accepted_unix_ms: u64,
 }
 
 /// What an update leads to.
@@ -132,14 +136,16 @@ impl Aggregate {
         changes
     }
 
-    /// The proxy took resources over.
-    pub fn acked(&mut self, type_url: &str, resources: &[(String, String)]) -> Changes {
+    /// The proxy took resources over, at that time.
+    pub fn acked(&mut self, type_url: &str, resources: &[(String, String)], now_unix_ms: u64) -> Changes {
         let mut changes = Changes::default();
         for (name, version) in resources {
             self.rejections.remove(&(type_url.to_owned(), name.clone()));
             let member = self.members.get_mut(name).filter(|_| type_url == Pod::TYPE_URL);
-            if let Some(member) = member {
-                member.accept(version, &mut self.store, &self.rejections, &mut changes);
+            if let Some(member) = member
+                && member.accept(version, &mut self.store, &self.rejections, &mut changes)
+            {
+                member.accepted_unix_ms = now_unix_ms;
             }
         }
         changes
@@ -167,6 +173,15 @@ impl Aggregate {
             member.serve(&mut self.store, &self.rejections, &mut changes);
         }
         changes
+    }
+
+    /// How each workload's configuration stands; `obstacles` says what stands in the way of it.
+    pub fn configurations(
+        &self,
+        obstacles: impl Fn(&Member) -> Obstacles,
+    ) -> impl Iterator<Item = (&Pod, Configuration)> {
+        let one = move |member| status::configuration(member, &self.rejections, &obstacles(member));
+        self.members.values().map(move |member| (&member.pod, one(member)))
     }
 
     /// Workloads whose configuration was complete once.
@@ -201,6 +216,7 @@ impl Member {
             desired: None,
             served: None,
             accepted: None,
+            accepted_unix_ms: 0,
         }
     }
 
@@ -228,17 +244,18 @@ impl Member {
         }
     }
 
-    /// The proxy has the Workload of that version in force.
-    fn accept(&mut self, version: &str, store: &mut Store, rejections: &Rejections, changes: &mut Changes) {
-        let Some((served, current)) = &self.served else { return };
+    /// The proxy has the Workload of that version in force. True when its scope is another one.
+    fn accept(&mut self, version: &str, store: &mut Store, rejections: &Rejections, changes: &mut Changes) -> bool {
+        let Some((served, current)) = &self.served else { return false };
         let is_same = self.accepted.as_ref().is_some_and(|accepted| accepted.name() == served.name());
         if current != version || is_same || is_refused(served, rejections) {
-            return;
+            return false;
         }
         store.retain(served, changes);
         if let Some(old) = self.accepted.replace(Arc::clone(served)) {
             store.release(old.name(), changes);
         }
+        true
     }
 
     fn uses(&self, type_url: &str, rejected: &[Rejected]) -> bool {
@@ -266,7 +283,7 @@ impl Member {
     }
 }
 
-fn is_refused(assembly: &Assembly, rejections: &Rejections) -> bool {
+pub(super) fn is_refused(assembly: &Assembly, rejections: &Rejections) -> bool {
     rejections.keys().any(|(type_url, name)| match type_url.as_str() {
         type_url::SCOPE => assembly.name() == name,
         type_url => assembly.contains(type_url, name),

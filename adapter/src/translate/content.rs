@@ -3,11 +3,12 @@
 //! In: a resource as a sidecar would see it. Out: a `Content`, named `LOGICAL@HASH`, of which equal
 //! ones share one allocation over all workloads of the node.
 
+use super::origin::{self, Origin};
 use mesh_api::{Any, type_url};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fmt::Write;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use xds::Resource;
 
 /// Hexadecimal digits of a hash in a name.
@@ -64,9 +65,20 @@ pub struct Content {
     /// `LOGICAL@HASH`.
     pub name: String,
     pub body: Any,
+    /// Found out when somebody asks.
+    origin: OnceLock<Origin>,
 }
 
 impl Content {
+    fn new(kind: Kind, logical: &str, name: String, body: Any) -> Self {
+        Self { kind, logical: logical.to_owned(), name, body, origin: OnceLock::new() }
+    }
+
+    /// The Istio objects that it was made from.
+    pub fn origin(&self) -> &Origin {
+        self.origin.get_or_init(|| origin::of(self.kind, &self.logical, &self.body))
+    }
+
     /// For the stream to the proxy. Name and version carry the same hash.
     pub fn resource(&self) -> Resource {
         let version = self.name.rsplit('@').next().unwrap_or_default().to_owned();
@@ -97,10 +109,10 @@ impl Contents {
             match self.held.get(&(kind, name.clone())).and_then(Weak::upgrade) {
                 Some(content) if content.body == body => return content,
                 Some(_) => {}
-                None => return self.hold(Content { kind, logical: logical.to_owned(), name, body }),
+                None => return self.hold(Content::new(kind, logical, name, body)),
             }
         }
-        Arc::new(Content { kind, logical: logical.to_owned(), name: format!("{logical}@{digest}"), body })
+        Arc::new(Content::new(kind, logical, format!("{logical}@{digest}"), body))
     }
 
     fn hold(&mut self, content: Content) -> Arc<Content> {

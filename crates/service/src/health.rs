@@ -58,6 +58,14 @@ impl Health {
         }
     }
 
+    /// Conditions that do not hold, each with its reason, `CONDITION: REASON`.
+    pub fn problems(&self) -> Vec<String> {
+        let told = |(condition, state): (&String, &Result<(), String>)| {
+            state.as_ref().err().map(|reason| format!("{condition}: {reason}"))
+        };
+        self.lock().iter().filter_map(told).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Result<(), String>>> {
         self.conditions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -83,6 +91,7 @@ mod tests {
         let reasons = health.ready().expect_err("proxy is missing");
         assert!(reasons.contains("proxy: NOT READY: not yet"), "{reasons}");
         assert_eq!((health.reason("proxy").as_deref(), health.reason("istiod")), (Some("not yet"), None));
+        assert_eq!(health.problems(), ["proxy: not yet"]);
         health.set("proxy", Ok(()));
         assert!(health.ready().is_ok());
         health.set("istiod", Err("connection refused".to_owned()));

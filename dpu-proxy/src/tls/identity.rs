@@ -73,6 +73,8 @@ struct Entry {
     /// `None` while a request is under way.
     due: Option<Instant>,
     backoff: Backoff,
+    /// Why there was no certificate the last time.
+    failure: String,
 }
 
 type Answer = (Identity, Result<IdentitySecret, String>);
@@ -114,7 +116,7 @@ impl Keeper {
         let wanted = self.wishes.borrow_and_update().clone();
         self.entries.retain(|identity, _| wanted.contains(identity));
         for identity in wanted {
-            let new = || Entry { due: Some(Instant::now()), backoff: Backoff::default() };
+            let new = || Entry { due: Some(Instant::now()), backoff: Backoff::default(), failure: String::new() };
             self.entries.entry(identity).or_insert_with(new);
         }
     }
@@ -152,6 +154,7 @@ impl Keeper {
         let event = match result {
             Ok(secret) => {
                 entry.backoff.reset();
+                entry.failure.clear();
                 let wait = renewal(SystemTime::now(), secret.not_after, fastrand::f64());
                 entry.due = Some(Instant::now() + wait);
                 tracing::info!(%identity, renewed_in_s = wait.as_secs(), "certificate signed");
@@ -160,7 +163,10 @@ impl Keeper {
             Err(reason) => {
                 let wait = entry.backoff.next(fastrand::f64());
                 entry.due = Some(Instant::now() + wait);
-                tracing::warn!(%identity, reason, wait_ms = wait.as_millis() as u64, "no certificate; trying again");
+                if entry.failure != reason {
+                    tracing::warn!(%identity, reason, "no certificate; trying again until there is one");
+                    entry.failure.clone_from(&reason);
+                }
                 Event::Failed(identity, reason)
             }
         };
