@@ -94,8 +94,8 @@ impl Namespace {
             return Err(KernelError::NotNamespace { path });
         }
         let inside = file.try_clone().map_err(gone)?;
-        let (connection, netlink, _) =
-            in_namespace(inside, rtnetlink::new_connection).await.map_err(gone)?.map_err(gone)?;
+        let entered = in_namespace(inside, rtnetlink::new_connection).await;
+        let (connection, netlink, _) = entered.map_err(|source| not_entered(&path, source))?.map_err(gone)?;
         let task = tokio::spawn(connection);
         Ok(Self { file, path, netlink, listing: tokio::sync::Mutex::default(), task })
     }
@@ -159,6 +159,16 @@ async fn in_namespace<T: Send + 'static>(file: File, work: impl FnOnce() -> T + 
         let _ = sender.send(outcome);
     })?;
     receiver.await.unwrap_or_else(|_| Err(io::Error::other("the namespace thread panicked")))
+}
+
+fn not_entered(path: &Path, source: io::Error) -> KernelError {
+    match source.raw_os_error() {
+        // The daemon's fault, and no news of the namespace.
+        Some(nix::libc::EPERM) => {
+            KernelError::refused(format!("enter network namespace {} without CAP_SYS_ADMIN", path.display()), source)
+        }
+        _ => KernelError::NamespaceGone { path: path.to_owned(), source },
+    }
 }
 
 fn same_file(file: &File, path: &Path) -> bool {

@@ -32,6 +32,9 @@ use xds::server::{Store, Transaction};
 
 pub const NODE: &str = "host1";
 const VFS: u32 = 4;
+/// All that the daemon may use, as in the chart: links, addresses and routes of VFs; entering the
+/// network namespaces of pods.
+const CAPABILITIES: &str = "+net_admin,+sys_admin";
 
 /// Runs a command line that must succeed.
 pub fn run(line: &str) -> String {
@@ -229,6 +232,7 @@ impl Host {
         let path = |name: &str| self.folder.path().join(name).display().to_string();
         let child = Command::new("nsenter")
             .arg(format!("--net=/run/netns/{}", self.host()))
+            .args(["setpriv", "--no-new-privs", "--bounding-set", &format!("-all,{CAPABILITIES}")])
             .arg(env!("CARGO_BIN_EXE_istio-dpu-cni-node"))
             .args(["--node", NODE, "--vf-provider", "emulated", "--health-listen", "127.0.0.1:15121"])
             .args(["--controller", &format!("http://{}", self.controller_address)])
