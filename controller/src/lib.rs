@@ -22,6 +22,7 @@ pub mod metrics;
 pub mod object;
 pub mod program;
 pub mod publish;
+pub mod reports;
 pub mod tables;
 pub mod watch;
 pub mod watchers;

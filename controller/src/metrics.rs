@@ -20,6 +20,11 @@ struct ChangeLabel {
     change: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
 /// Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
@@ -29,6 +34,7 @@ pub struct Metrics {
     version: Gauge,
     streams: Gauge,
     nacks: Counter,
+    report_writes: Family<OutcomeLabel, Counter>,
 }
 
 impl Metrics {
@@ -37,12 +43,23 @@ impl Metrics {
         let metrics = Self::default();
         let registry = registry.sub_registry_with_prefix("controller");
         registry.register("objects", "Objects in force, by kind", metrics.objects.clone());
-        registry.register("refused_manifests", "Manifests refused as they are written", metrics.refused_files.clone());
+        registry.register(
+            "refused_manifests",
+            "Manifests or objects refused as they are written",
+            metrics.refused_files.clone(),
+        );
         registry.register("changes", "Objects changed, by how", metrics.changes.clone());
         registry.register("tables_version", "Version of the tables", metrics.version.clone());
         registry.register("streams", "Discovery streams that are open", metrics.streams.clone());
         registry.register("nacks", "Updates that a client refused in part", metrics.nacks.clone());
+        let help = "Writes of what nodes report, by outcome";
+        registry.register("report_writes", help, metrics.report_writes.clone());
         metrics
+    }
+
+    /// After an attempt to write what a node reported.
+    pub fn report_written(&self, outcome: &'static str) {
+        self.report_writes.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
     /// After a load.

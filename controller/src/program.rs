@@ -7,8 +7,9 @@ use crate::enrollment::review::ApiServer;
 use crate::enrollment::{self, Authority, Name};
 use crate::keeper::{KUBERNETES, Keeper, MANIFESTS};
 use crate::metrics::Metrics;
+use crate::reports::writer::{Shared, Writer};
 use crate::watch::FolderWatch;
-use crate::{api_server, watchers};
+use crate::{api_server, reports, watchers};
 use anyhow::Context;
 use kube::Client;
 use service::health::Health;
@@ -25,6 +26,8 @@ use xds::server::{Event, Store};
 const SERVING: &str = "serving";
 /// Longest answer to a program that enrolls.
 const ENROLL_TIMEOUT: Duration = Duration::from_secs(10);
+/// A node that does not answer for this long is gone.
+const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(mut args: Args) -> anyhow::Result<()> {
@@ -41,7 +44,8 @@ pub async fn run(mut args: Args) -> anyhow::Result<()> {
     service::http::serve(args.health_listen, health.clone(), registry, routes, shutdown.clone()).await?;
     let client = client(&args, &health).await?;
     let following = follow(&args, client.clone(), &keeper, &shutdown)?;
-    let server = serve(&args, store, &keeper, metrics, shutdown.clone()).await?;
+    let reports = report(&args, client.clone(), &keeper, &metrics, &shutdown);
+    let server = serve(&args, store, &keeper, reports, metrics, shutdown.clone()).await?;
     enroll(&args, authority, client, shutdown).await?;
     health.set(SERVING, Ok(()));
     following.await.context("the source is no longer followed")?;
@@ -128,11 +132,26 @@ async fn enroll(
     Ok(())
 }
 
-/// Binds and serves the views.
+/// Writes what nodes report in the background, where there is an API server.
+fn report(
+    args: &Args,
+    client: Option<Client>,
+    keeper: &Keeper,
+    metrics: &Metrics,
+    shutdown: &CancellationToken,
+) -> Option<Shared> {
+    let shared = Shared::default();
+    let writer = Writer::new(shared.clone(), client?, keeper.clone(), &args.name, metrics.clone());
+    tokio::spawn(writer.run(shutdown.clone()));
+    Some(shared)
+}
+
+/// Binds and serves the views, and takes reports.
 async fn serve(
     args: &Args,
     store: Store,
     keeper: &Keeper,
+    reports: Option<Shared>,
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
@@ -140,7 +159,11 @@ async fn serve(
     tokio::spawn(count(receiver, metrics));
     let tls = args.tls.server_at(args.listen)?;
     let authorize = NodeAuthorize { nodes: keeper.nodes.clone(), tls: tls.is_some() };
-    let server = tonic::transport::Server::builder().add_service(xds::server::service(store, authorize, events));
+    let server = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .add_service(xds::server::service(store, authorize, events))
+        .add_service(reports::service(reports));
     let listener =
         TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {} for nodes", args.listen))?;
     tracing::info!(address = %args.listen, "nodes are served");

@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 /// Condition of `Health`: this program's certificate can be used.
 pub const CERTIFICATE: &str = "certificate";
 /// How often that is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// This program's own certificate, and whom it trusts. All of it renews without a restart.
 #[derive(Args, Clone, Debug, Default)]
