@@ -20,6 +20,8 @@ fn accepted(scenario: &str, name: &str) -> (Aggregate, Configuration) {
     let mut proxy = Proxy::default();
     aggregate.join(pod(name));
     proxy.take(&feed(&mut aggregate, scenario, name));
+    let waiting = told(&aggregate, &Obstacles::default()).reason;
+    assert!(waiting.contains("dpu-proxy's answer"), "{scenario} {name}: {waiting}");
     accept(&mut aggregate, &mut proxy, name);
     let configuration = told(&aggregate, &Obstacles::default());
     (aggregate, configuration)

@@ -19,6 +19,9 @@ use tonic::{Code, Request, Status};
 const TIMEOUT: Duration = Duration::from_secs(10);
 const ATTEMPTS: u32 = 3;
 
+/// What istiod asks of who has certificates made for others; it tells the caller no more than that he may not.
+const TRUST: &str = "CA_TRUSTED_NODE_ACCOUNTS of istiod must list the adapter's service account, and a pod with that identity must run on the adapter's node";
+
 /// Where to ask, and as whom.
 #[derive(Clone, Debug)]
 pub struct CertificateAuthority {
@@ -83,15 +86,13 @@ impl CertificateAuthority {
     /// The service's words, with the causes of a connection that failed, and what to look at.
     fn explain(&self, status: &Status) -> Status {
         let text = xds::client::describe(status);
-        let advice = match (status.code(), &self.token) {
-            (Code::Unauthenticated, Some(path)) => format!(
-                "; it does not accept the token in {}: its audience must be istio-ca, its pod must live, and CA_TRUSTED_NODE_ACCOUNTS of istiod must list the adapter's service account",
-                path.display()
-            ),
-            (Code::Unauthenticated | Code::PermissionDenied, _) => {
-                "; CA_TRUSTED_NODE_ACCOUNTS of istiod must list the adapter's service account, and a pod with that identity must run on this node".to_owned()
+        let is_refused = matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied);
+        let advice = match &self.token {
+            _ if !is_refused => String::new(),
+            Some(path) if !status.message().contains("impersonation") => {
+                format!("; --istio-token {} must be this pod's own, with audience istio-ca", path.display())
             }
-            _ => String::new(),
+            _ => format!("; {TRUST}"),
         };
         Status::new(status.code(), format!("the certificate service: {text}{advice}"))
     }

@@ -127,7 +127,8 @@ pub fn update(kind: Kind, changed: Vec<Resource>, removed: Vec<String>) -> Updat
 /// Tells a workload everything that was recorded for it and publishes.
 pub fn feed(aggregate: &mut Aggregate, scenario: &str, pod: &str) -> istio_dpu_adapter::translate::Changes {
     let uid = format!("uid-{pod}");
-    for kind in Kind::ALL {
+    // What is referred to is asked for, and so comes, after what refers to it.
+    for kind in [Kind::Cluster, Kind::Endpoints, Kind::Listener, Kind::Extension, Kind::Route] {
         let changed = recorded(scenario, pod, kind);
         if scenario == DEMO || !changed.is_empty() {
             let outcome = aggregate.update(&uid, &update(kind, changed, Vec::new()));
