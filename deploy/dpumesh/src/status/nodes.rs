@@ -5,6 +5,11 @@ use crate::seen::{Seen, all};
 use kube_api::{ConditionStatus, DpuNode, DpuNodeStatus, condition};
 use serde::Serialize;
 
+/// Conditions of a DpuNode: the node daemon reports, the adapter reports, and all is well.
+const HOST: &str = "Host";
+const PROXY: &str = "Proxy";
+const READY: &str = "Ready";
+
 /// A node in one line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -39,8 +44,9 @@ fn line(seen: &Seen, node: &DpuNode) -> NodeLine {
     };
     NodeLine {
         ready: ready(&status),
-        dataplane_connected: status.dataplane_connected,
-        proxy_connected: status.proxy_connected,
+        // What was reported last is not what is, once nobody reports.
+        dataplane_connected: status.dataplane_connected.filter(|_| reports(&status, HOST)),
+        proxy_connected: status.proxy_connected.filter(|_| reports(&status, PROXY)),
         vfs_total: status.vfs_total,
         vfs_free: status.vfs_free,
         streams: status.streams.unwrap_or_default(),
@@ -61,7 +67,7 @@ fn status(node: &DpuNode) -> DpuNodeStatus {
 }
 
 fn ready(status: &DpuNodeStatus) -> Option<bool> {
-    match condition(&status.conditions, "Ready")?.status {
+    match condition(&status.conditions, READY)?.status {
         ConditionStatus::True => Some(true),
         ConditionStatus::False => Some(false),
         ConditionStatus::Unknown => None,
@@ -80,41 +86,54 @@ pub fn problems(seen: &Seen) -> Vec<Problem> {
 
 fn of_node(seen: &Seen, node: &DpuNode) -> Vec<Problem> {
     let (name, status) = (name(node), status(node));
-    let of = |what: String, advice: String| Problem::new(format!("node {name}"), what, advice);
-    let log = |program: &str| {
-        let selector = format!("-l app.kubernetes.io/component={program} --prefix");
-        format!("kubectl -n {} logs {selector} (the pod on {name})", seen.system_namespace)
+    let of = |what: &str, advice: String| Problem::new(format!("node {name}"), what, advice);
+    let on_dpu = |pod: &str| {
+        format!("on its DPU: does the pod {pod} run, are its certificates valid (`dpumesh dpu certificates {name}`)?")
     };
-    if node.status.is_none() || (status.vfs_total.is_none() && status.proxy_connected.is_none()) {
-        return vec![of("none of its programs has reported".to_owned(), log("cni-node"))];
-    }
     let mut problems = Vec::new();
-    if status.dataplane_connected == Some(false) {
-        let advice = format!(
-            "on its DPU: does the pod dpumesh-dataplane run, are its certificates valid (`dpumesh dpu certificates {name}`)?"
-        );
-        problems.push(of("its DPU's dataplane does not answer: new pods wait there".to_owned(), advice));
+    if !reports(&status, HOST) {
+        problems.push(of("its node daemon does not report", log(seen, "cni-node", &name)));
+    } else if status.dataplane_connected == Some(false) {
+        problems.push(of("its DPU's dataplane does not answer: new pods wait", on_dpu("dpumesh-dataplane")));
     }
-    if status.proxy_connected == Some(false) {
-        let advice = format!(
-            "on its DPU: does the pod dpumesh-dpu-proxy run, are its certificates valid (`dpumesh dpu certificates {name}`)?"
-        );
-        problems
-            .push(of("its DPU's proxy is not connected: governed pods get no new configuration".to_owned(), advice));
+    if !reports(&status, PROXY) {
+        problems.push(of("its adapter does not report", log(seen, "adapter", &name)));
+    } else if status.proxy_connected == Some(false) {
+        problems.push(of("its DPU's proxy is not connected: no new configuration", on_dpu("dpumesh-dpu-proxy")));
     }
-    problems
-        .extend(status.problems.iter().map(|problem| of(problem.clone(), format!("kubectl describe dpunode {name}"))));
+    let described = format!("kubectl describe dpunode {name}");
+    problems.extend(status.problems.iter().map(|problem| of(problem, described.clone())));
     if problems.is_empty() && ready(&status) == Some(false) {
-        let message = condition(&status.conditions, "Ready").map(|ready| ready.message.clone()).unwrap_or_default();
-        problems.push(of(message, format!("kubectl describe dpunode {name}")));
+        let message = condition(&status.conditions, READY).map(|ready| ready.message.clone()).unwrap_or_default();
+        problems.push(of(&message, described));
     }
-    if let Some((open, wanted)) =
-        streams(status.streams.as_deref().unwrap_or_default()).filter(|(open, wanted)| open < wanted)
-    {
+    let open = streams(status.streams.as_deref().unwrap_or_default()).filter(|(open, wanted)| open < wanted);
+    if let Some((open, wanted)) = open {
         let what = format!("{open} of {wanted} streams to istiod are open");
-        problems.push(of(what, "dpumesh check; is istiod up?".to_owned()));
+        problems.push(of(&what, "is istiod up, does it trust the adapter? (dpumesh check)".to_owned()));
     }
     problems
+}
+
+/// Whether the condition of a reporting program holds.
+fn reports(status: &DpuNodeStatus, name: &str) -> bool {
+    condition(&status.conditions, name).is_some_and(|condition| condition.status == ConditionStatus::True)
+}
+
+/// How to see what a program on the node says.
+fn log(seen: &Seen, program: &str, node: &str) -> String {
+    let namespace = &seen.system_namespace;
+    let pod = all(&seen.system_pods).iter().find(|pod| {
+        let labels = pod.metadata.labels.as_ref();
+        labels.and_then(|labels| labels.get("app.kubernetes.io/component")).is_some_and(|label| label == program)
+            && pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node)
+    });
+    match pod.and_then(|pod| pod.metadata.name.as_ref()) {
+        Some(pod) => format!("kubectl -n {namespace} logs {pod}"),
+        None => {
+            format!("no pod of {program} is on {node}: kubectl -n {namespace} describe daemonset dpumesh-{program}")
+        }
+    }
 }
 
 /// "3/4" as numbers.

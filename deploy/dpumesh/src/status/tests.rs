@@ -17,7 +17,11 @@ fn node(name: &str) -> Value {
     json!({"apiVersion": "dpumesh.io/v1", "kind": "DpuNode", "metadata": {"name": name}, "spec": {}, "status": {
         "underlayAddress": "198.18.0.1", "vfsTotal": 16, "vfsFree": 12, "dataplaneConnected": true, "proxyConnected": true,
         "streams": "4/4", "resources": {"received": 128, "stored": 38},
-        "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "", "reason": "Ready", "message": ""}]}})
+        "conditions": [condition("Host", "True"), condition("Proxy", "True"), condition("Ready", "True")]}})
+}
+
+fn condition(name: &str, status: &str) -> Value {
+    json!({"type": name, "status": status, "lastTransitionTime": "", "reason": "Because", "message": ""})
 }
 
 fn workload(name: &str, status: Value) -> Value {
@@ -200,11 +204,22 @@ fn each_end_of_a_node_that_is_missing_is_said() {
 }
 
 #[test]
-fn a_node_whose_programs_never_reported_is_not_called_good() {
+fn a_node_whose_programs_do_not_report_is_not_called_good() {
     let mut seen = good();
+    let mut silent = node("node1");
+    silent["status"]["conditions"][1] = condition("Proxy", "Unknown");
+    seen.dpu_nodes = objects(json!([silent]));
+    seen.system_pods = objects(json!([{
+        "metadata": {"name": "dpumesh-adapter-x", "labels": {"app.kubernetes.io/component": "adapter"}},
+        "spec": {"nodeName": "node1", "containers": []}, "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    }]));
+    let problem = only_problem(&seen);
+    assert_eq!(problem.what, "its adapter does not report");
+    assert_eq!(problem.advice, "kubectl -n dpumesh-system logs dpumesh-adapter-x");
+    assert_eq!(judged(&seen).nodes[0].proxy_connected, None);
     seen.dpu_nodes =
         objects(json!([{"apiVersion": "dpumesh.io/v1", "kind": "DpuNode", "metadata": {"name": "node1"}, "spec": {}}]));
-    assert!(only_problem(&seen).what.contains("none of its programs has reported"));
+    assert_eq!(judged(&seen).problems.len(), 2, "neither reports");
 }
 
 #[test]
