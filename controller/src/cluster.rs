@@ -129,6 +129,11 @@ impl Cluster {
         self.refusals.values().cloned().collect()
     }
 
+    /// Objects of a kind that are refused.
+    pub fn refused(&self, kind: Kind) -> Vec<Key> {
+        self.refusals.keys().filter(|key| key.kind == kind).cloned().collect()
+    }
+
     /// Why that object is refused.
     pub fn refusal(&self, key: &Key) -> Option<&Refusal> {
         self.refusals.get(key)

@@ -5,6 +5,8 @@ use crate::object::{
     ContainerPort, DpuNode, Endpoint, EndpointSlice, Key, Kind, Labels, Network, Node, Object, Owner, Pod, Service,
     ServicePort, SlicePort, Target,
 };
+use crate::reports::Part;
+use crate::reports::node::{condition_of, replica};
 use k8s_openapi::api::apps::v1::ReplicaSet as ApiReplicaSet;
 use k8s_openapi::api::core::v1::{
     Namespace as ApiNamespace, Node as ApiNode, Pod as ApiPod, PodSpec, Service as ApiService,
@@ -59,6 +61,7 @@ impl Convert for ApiNode {
         let label = |name: &str| labels.get(name).cloned().unwrap_or_default();
         let underlay = annotations.get(UNDERLAY_ADDRESS);
         let node = Node {
+            uid: self.metadata.uid.unwrap_or_default(),
             pod_cidrs: cidrs.iter().map(cidr).collect::<Checked<_>>()?,
             underlay_address: underlay.map(|text| address(&annotation(UNDERLAY_ADDRESS), text)).transpose()?,
             region: label("topology.kubernetes.io/region"),
@@ -85,12 +88,17 @@ impl Convert for crd::DpuNode {
         let one = |field: &str, text: Option<String>| {
             text.filter(|text| !text.is_empty()).map(|text| address(field, &text)).transpose()
         };
+        let status = self.status.unwrap_or_default();
+        let told_to = [Part::Host, Part::Proxy].into_iter().filter_map(|part| {
+            let own = status.conditions.iter().find(|condition| condition.kind == condition_of(part))?;
+            Some((part, replica(own)?.to_owned()))
+        });
+        let owners = self.metadata.owner_references.unwrap_or_default();
         let node = DpuNode {
+            told_to: told_to.collect(),
+            owner_uid: owners.into_iter().find(|owner| owner.kind == "Node").map(|owner| owner.uid).unwrap_or_default(),
             wanted_underlay_address: one("spec.underlayAddress", self.spec.underlay_address)?,
-            told_underlay_address: one(
-                "status.underlayAddress",
-                self.status.and_then(|status| status.underlay_address),
-            )?,
+            told_underlay_address: one("status.underlayAddress", status.underlay_address)?,
         };
         Ok((key, Object::DpuNode(node)))
     }

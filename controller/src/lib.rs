@@ -17,6 +17,7 @@ pub mod enrollment;
 pub mod folder;
 pub mod keeper;
 pub mod kubernetes;
+pub mod leader;
 pub mod manifest;
 pub mod metrics;
 pub mod object;
@@ -32,7 +33,7 @@ pub use kube_api as crd;
 
 use cluster::{Cluster, Seen};
 use folder::{Folder, Refusal};
-use object::Kind;
+use object::{Key, Kind};
 use publish::Publisher;
 use std::collections::{BTreeMap, BTreeSet};
 use tables::{Changes, Tables};
@@ -101,6 +102,22 @@ impl Controller {
         match &self.source {
             Source::Folder(folder) => folder.refusals(),
             Source::Cluster(cluster) => cluster.refusals(),
+        }
+    }
+
+    /// Why that object is not in force as it is written.
+    pub fn refusal(&self, key: &Key) -> Option<&Refusal> {
+        match &self.source {
+            Source::Folder(_) => None,
+            Source::Cluster(cluster) => cluster.refusal(key),
+        }
+    }
+
+    /// Objects of a kind that are refused.
+    pub fn refused(&self, kind: Kind) -> Vec<Key> {
+        match &self.source {
+            Source::Folder(_) => Vec::new(),
+            Source::Cluster(cluster) => cluster.refused(kind),
         }
     }
 

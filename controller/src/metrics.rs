@@ -35,6 +35,7 @@ pub struct Metrics {
     streams: Gauge,
     nacks: Counter,
     report_writes: Family<OutcomeLabel, Counter>,
+    leads: Gauge,
 }
 
 impl Metrics {
@@ -54,7 +55,13 @@ impl Metrics {
         registry.register("nacks", "Updates that a client refused in part", metrics.nacks.clone());
         let help = "Writes of what nodes report, by outcome";
         registry.register("report_writes", help, metrics.report_writes.clone());
+        registry.register("leads", "1 while this replica holds the lease", metrics.leads.clone());
         metrics
+    }
+
+    /// Whether this replica holds the lease.
+    pub fn leads(&self, leads: bool) {
+        self.leads.set(leads.into());
     }
 
     /// After an attempt to write what a node reported.

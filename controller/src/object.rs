@@ -2,6 +2,7 @@
 //!
 //! In: `kubernetes` makes them from manifests. Out: plain values that `tables` keeps.
 
+use crate::reports::Part;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -96,6 +97,8 @@ pub enum Object {
 /// A server.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Node {
+    /// Kubernetes UID; empty in a manifest of a person.
+    pub uid: String,
     pub pod_cidrs: Vec<IpNet>,
     /// Of its DPU's uplink.
     pub underlay_address: Option<IpAddr>,
@@ -111,6 +114,10 @@ pub struct DpuNode {
     pub wanted_underlay_address: Option<IpAddr>,
     /// The same, as the dataplane tells it.
     pub told_underlay_address: Option<IpAddr>,
+    /// UID of the Node that it goes with.
+    pub owner_uid: String,
+    /// Replicas of the controller that its programs report to.
+    pub told_to: Vec<(Part, String)>,
 }
 
 /// A network that pods may join.

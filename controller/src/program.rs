@@ -6,6 +6,8 @@ use crate::authorize::NodeAuthorize;
 use crate::enrollment::review::ApiServer;
 use crate::enrollment::{self, Authority, Name};
 use crate::keeper::{KUBERNETES, Keeper, MANIFESTS};
+use crate::leader::duties::Leader;
+use crate::leader::election::Election;
 use crate::metrics::Metrics;
 use crate::reports::writer::{Shared, Writer};
 use crate::watch::FolderWatch;
@@ -45,10 +47,14 @@ pub async fn run(mut args: Args) -> anyhow::Result<()> {
     let client = client(&args, &health).await?;
     let following = follow(&args, client.clone(), &keeper, &shutdown)?;
     let reports = report(&args, client.clone(), &keeper, &metrics, &shutdown);
-    let server = serve(&args, store, &keeper, reports, metrics, shutdown.clone()).await?;
+    let server = serve(&args, store, &keeper, reports, metrics.clone(), shutdown.clone()).await?;
+    let electing = client.clone().map(|client| elect(&args, client, &keeper, &metrics, &health, &shutdown));
     enroll(&args, authority, client, shutdown).await?;
     health.set(SERVING, Ok(()));
     following.await.context("the source is no longer followed")?;
+    if let Some(electing) = electing {
+        electing.await.context("the election ended")?;
+    }
     server.await.context("the discovery server ended")?
 }
 
@@ -144,6 +150,27 @@ fn report(
     let writer = Writer::new(shared.clone(), client?, keeper.clone(), &args.name, metrics.clone());
     tokio::spawn(writer.run(shutdown.clone()));
     Some(shared)
+}
+
+/// Takes part in the election, and leads while it is elected. Ends with the lease given back.
+fn elect(
+    args: &Args,
+    client: Client,
+    keeper: &Keeper,
+    metrics: &Metrics,
+    health: &Health,
+    shutdown: &CancellationToken,
+) -> JoinHandle<()> {
+    let (election, leads) = Election::new(client.clone(), &args.namespace, &args.name, health.clone());
+    let leader = Leader {
+        client,
+        keeper: keeper.clone(),
+        namespace: args.namespace.clone(),
+        name: args.name.clone(),
+        metrics: metrics.clone(),
+    };
+    tokio::spawn(leader.run(leads));
+    tokio::spawn(election.run(shutdown.clone()))
 }
 
 /// Binds and serves the views, and takes reports.

@@ -13,7 +13,7 @@ pub mod node;
 mod recorder;
 mod service;
 pub mod workload;
-mod write;
+pub(crate) mod write;
 pub mod writer;
 
 pub use service::service;

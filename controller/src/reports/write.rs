@@ -1,9 +1,11 @@
 //! The calls to the API server, and what becomes of their errors.
 
 use super::Part;
+use super::node::ready;
 use super::workload::part_of;
 use crate::crd::{DpuNode, DpuNodeStatus, DpuWorkload, DpuWorkloadStatus, GROUP};
 use crate::watchers::explain;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Client, ResourceExt};
 use mesh_api::report::WorkloadReport;
@@ -15,7 +17,7 @@ pub(crate) const CONTROLLER: &str = "dpumesh-controller";
 
 /// Why something is not written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// The object that it belongs to is not known (yet, or any more).
     Unknown,
     /// Trying again helps.
@@ -40,8 +42,8 @@ impl From<kube::Error> for Failure {
 
 /// Writes parts of statuses.
 #[derive(Clone)]
-pub(super) struct Writes {
-    pub(super) client: Client,
+pub(crate) struct Writes {
+    pub(crate) client: Client,
 }
 
 impl Writes {
@@ -142,17 +144,22 @@ impl Writes {
     }
 
     /// What is written of a node now.
-    pub(super) async fn node(&self, node: &str) -> Result<DpuNodeStatus, Failure> {
+    pub(crate) async fn node(&self, node: &str) -> Result<DpuNodeStatus, Failure> {
         Ok(self.nodes().get(node).await?.status.unwrap_or_default())
     }
 
-    /// Writes a part; returns the whole.
-    pub(super) async fn put_node(
-        &self,
-        manager: &str,
-        node: &str,
-        status: &DpuNodeStatus,
-    ) -> Result<DpuNodeStatus, Failure> {
+    /// Writes a part, and whether the node is ready, which depends on both parts.
+    pub(crate) async fn put_node_part(&self, part: Part, node: &str, status: &DpuNodeStatus) -> Result<(), Failure> {
+        let whole = self.put_node(part.manager(), node, status).await?;
+        let ready = ready(&whole, Timestamp::now());
+        if whole.conditions.contains(&ready) {
+            return Ok(());
+        }
+        let status = DpuNodeStatus { conditions: vec![ready], ..DpuNodeStatus::default() };
+        self.put_node(CONTROLLER, node, &status).await.map(drop)
+    }
+
+    async fn put_node(&self, manager: &str, node: &str, status: &DpuNodeStatus) -> Result<DpuNodeStatus, Failure> {
         let body = body("DpuNode", json!({"name": node}), Some(status));
         let written = self.nodes().patch_status(node, &owned_by(manager), &Patch::Apply(body)).await?;
         Ok(written.status.unwrap_or_default())

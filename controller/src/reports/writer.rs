@@ -5,7 +5,7 @@ use super::event::event;
 use super::node;
 use super::recorder::{Pod, Recorder};
 use super::workload;
-use super::write::{CONTROLLER, Failure, Writes};
+use super::write::{Failure, Writes};
 use super::{Part, Target};
 use crate::crd::{DpuNodeStatus, DpuWorkloadStatus};
 use crate::keeper::Keeper;
@@ -172,9 +172,7 @@ impl Writer {
             (Target::Node { part, node }, Wanted::Node { report, connected: true }) => {
                 self.put_node(*part, node, &report).await
             }
-            (Target::Node { part, node }, Wanted::Node { report, connected: false }) => {
-                self.leave_node(*part, node, &report).await
-            }
+            (Target::Node { part, node }, Wanted::Node { connected: false, .. }) => self.leave_node(*part, node).await,
             (Target::Node { .. }, _) => Ok(()),
         }
     }
@@ -240,36 +238,21 @@ impl Writer {
             Some(known) => known.clone(),
             None => self.writes.node(node).await?,
         };
-        let now = node::status(report, &self.replica, true, &before, Timestamp::now());
+        let now = node::status(report, &self.replica, &before, Timestamp::now());
         if known.as_ref() == Some(&now) {
             return Ok(());
         }
-        self.apply_node(part, node, &now).await?;
+        self.writes.put_node_part(part, node, &now).await?;
         lock(&self.nodes).insert(place, now);
         Ok(())
     }
 
     /// The program left, and did not come back here. It may report to another replica by now.
-    async fn leave_node(&self, part: Part, node: &str, report: &NodeReport) -> Result<(), Failure> {
+    async fn leave_node(&self, part: Part, node: &str) -> Result<(), Failure> {
         lock(&self.nodes).remove(&(part, node.to_owned()));
         let before = self.writes.node(node).await?;
-        let own = before.conditions.iter().find(|condition| condition.kind == node::condition_of(part));
-        if own.is_none_or(|condition| condition.message != node::told_to(&self.replica)) {
-            return Ok(());
-        }
-        let now = node::status(report, &self.replica, false, &before, Timestamp::now());
-        self.apply_node(part, node, &now).await
-    }
-
-    /// Writes the part, and whether the node is ready, which depends on both parts.
-    async fn apply_node(&self, part: Part, node: &str, status: &DpuNodeStatus) -> Result<(), Failure> {
-        let whole = self.writes.put_node(part.manager(), node, status).await?;
-        let ready = node::ready(&whole, Timestamp::now());
-        if whole.conditions.contains(&ready) {
-            return Ok(());
-        }
-        let status = DpuNodeStatus { conditions: vec![ready], ..DpuNodeStatus::default() };
-        self.writes.put_node(CONTROLLER, node, &status).await.map(drop)
+        let Some(now) = node::away(&before, part, &self.replica, Timestamp::now()) else { return Ok(()) };
+        self.writes.put_node_part(part, node, &now).await
     }
 }
 

@@ -9,12 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct Health {
     program: &'static str,
     conditions: Arc<Mutex<BTreeMap<String, Result<(), String>>>>,
+    /// Shown beside them.
+    facts: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 impl Health {
     /// Ready at once, until a condition is required.
     pub fn new(program: &'static str) -> Self {
-        Self { program, conditions: Arc::default() }
+        Self { program, conditions: Arc::default(), facts: Arc::default() }
     }
 
     /// The program's name.
@@ -43,6 +45,12 @@ impl Health {
         self.lock().get(condition)?.clone().err()
     }
 
+    /// Shows a fact that makes the program neither ready nor not, e.g. who leads.
+    pub fn tell(&self, what: &str, text: &str) {
+        let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        facts.insert(what.to_owned(), text.to_owned());
+    }
+
     /// `Ok` when all hold, else every condition with its state, a line each.
     pub fn ready(&self) -> Result<String, String> {
         let all = self.lock();
@@ -51,6 +59,9 @@ impl Health {
             let state = state.as_ref().map_or_else(|reason| format!("NOT READY: {reason}"), |()| "ok".to_owned());
             // Writing to a String cannot fail.
             let _ = writeln!(text, "{condition}: {state}");
+        }
+        for (what, fact) in self.facts.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let _ = writeln!(text, "{what}: {fact}");
         }
         match all.values().all(Result::is_ok) {
             true => Ok(text),
@@ -96,5 +107,8 @@ mod tests {
         assert!(health.ready().is_ok());
         health.set("istiod", Err("connection refused".to_owned()));
         assert!(health.ready().expect_err("istiod went away").contains("connection refused"));
+        health.set("istiod", Ok(()));
+        health.tell("leader", "another");
+        assert!(health.ready().expect("a fact is no condition").contains("leader: another"));
     }
 }
