@@ -5,7 +5,7 @@ use crate::seen::all;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube_api::mesh::{Labels, asks_for_mesh};
-use kube_api::objects;
+use kube_api::{ConfigurationState, objects};
 
 const TRUSTED: &str = "CA_TRUSTED_NODE_ACCOUNTS";
 const SIDECAR: &str = "istio-proxy";
@@ -14,25 +14,38 @@ pub(super) fn trust(checked: &Checked) -> Finding {
     let account = format!("{}/{}", checked.seen.system_namespace, objects::ADAPTER);
     let istiods = match &checked.istiods {
         Err(reason) => return Finding::Unknown(reason.clone()),
-        Ok(istiods) if istiods.is_empty() => {
-            return Finding::Unknown(format!(
-                "no Deployment with the label app=istiod is here; its {TRUSTED} must have {account}"
-            ));
-        }
+        // An istiod that is elsewhere is known by what it does.
+        Ok(istiods) if istiods.is_empty() => return trust_by_its_fruits(checked, &account),
         Ok(istiods) => istiods,
     };
     match istiods.iter().find(|istiod| !trusts(istiod, &account)) {
         None => Finding::good(format!("istiod lets {account} ask for certificates of workloads")),
         Some(istiod) => {
-            let metadata = &istiod.metadata;
-            let (namespace, name) =
-                (metadata.namespace.as_deref().unwrap_or(""), metadata.name.as_deref().unwrap_or(""));
+            let part = |part: &Option<String>| part.clone().unwrap_or_default();
+            let (namespace, name) = (part(&istiod.metadata.namespace), part(&istiod.metadata.name));
             let what = format!("{namespace}/{name} does not let {account} ask for certificates: pods stay closed");
             Finding::bad(
                 what,
                 format!("set {TRUSTED} of istiod, e.g. --set pilot.env.{TRUSTED}={account} of its chart"),
             )
         }
+    }
+}
+
+fn trust_by_its_fruits(checked: &Checked, account: &str) -> Finding {
+    let count = |state: ConfigurationState| {
+        let states = all(&checked.seen.workloads).iter().filter_map(|one| one.status.as_ref()?.configuration);
+        states.filter(|one| *one == state).count()
+    };
+    match (count(ConfigurationState::Denied), count(ConfigurationState::Accepted)) {
+        (0, 0) => Finding::Unknown(format!(
+            "no Deployment with the label app=istiod is here; its {TRUSTED} must have {account}"
+        )),
+        (0, accepted) => Finding::good(format!("istiod serves {accepted} workloads of DPUs")),
+        (denied, _) => Finding::bad(
+            format!("istiod refuses {denied} workloads of DPUs"),
+            format!("dpumesh status says why; {TRUSTED} of istiod must have {account}"),
+        ),
     }
 }
 

@@ -51,6 +51,7 @@ pub(super) fn underlay(checked: &Checked) -> Finding {
         }
     }
     match missing.first() {
+        None if owners.is_empty() => Finding::Unknown("no DpuNode is there".to_owned()),
         None => Finding::good(format!("{} nodes have an address on the fabric", owners.len())),
         Some(first) => Finding::bad(
             format!("no address on the fabric: {}", missing.join(", ")),

@@ -123,6 +123,17 @@ fn an_istiod_that_does_not_trust_the_adapter_is_named_with_the_setting() {
 }
 
 #[test]
+fn an_istiod_elsewhere_is_judged_by_what_became_of_workloads() {
+    let mut checked = good();
+    checked.istiods = Ok(Vec::new());
+    let workload = |configuration: &str| json!({"apiVersion": "dpumesh.io/v1", "kind": "DpuWorkload", "metadata": {"name": "a"}, "status": {"configuration": configuration}});
+    checked.seen.workloads = Ok(of(json!([workload("Accepted")])));
+    assert_eq!(finding(&checked, "istiod trust"), Finding::Good("istiod serves 1 workloads of DPUs".to_owned()));
+    checked.seen.workloads = Ok(of(json!([workload("Accepted"), workload("Denied")])));
+    assert_bad(&checked, "istiod trust", "refuses 1 workloads");
+}
+
+#[test]
 fn sidecars_of_governed_pods_are_worth_a_word() {
     let mut checked = good();
     checked.seen.pods = Ok(of(json!([{"metadata": {"name": "a", "namespace": "bookinfo"},

@@ -67,6 +67,7 @@ $(DPUMESH_CONTROLLER_SERVICE_HOST)
 {{- if or (eq $host "0.0.0.0") (eq $host "::") }}{{ $host = "127.0.0.1" }}{{ end -}}
 startupProbe:
   httpGet: {host: {{ $host | quote }}, path: /healthz, port: {{ .port }}}
+  initialDelaySeconds: 1
   periodSeconds: 1
   failureThreshold: 60
 livenessProbe:
