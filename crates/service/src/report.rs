@@ -186,7 +186,7 @@ impl Sender {
         let channel = self.endpoint.connect().await.map_err(|error| error.to_string())?;
         let (messages, outgoing) = mpsc::channel(1);
         let answers = ReportsClient::new(channel).report(ReceiverStream::new(outgoing)).await;
-        Ok((messages, answers.map_err(|status| status.message().to_owned())?.into_inner()))
+        Ok((messages, answers.map_err(|status| said(&status))?.into_inner()))
     }
 
     /// The next message, once there is one; `None` when no more can come.
@@ -219,7 +219,15 @@ fn ending(ended: Result<Option<ReportAck>, tonic::Status>) -> String {
     match ended {
         Ok(Some(_)) => "an answer came without a question".to_owned(),
         Ok(None) => "the controller closed the stream".to_owned(),
-        Err(status) => status.message().to_owned(),
+        Err(status) => said(&status),
+    }
+}
+
+/// A server that does not know the call says nothing but its code.
+fn said(status: &tonic::Status) -> String {
+    match status.message() {
+        "" => status.code().description().to_owned(),
+        message => message.to_owned(),
     }
 }
 

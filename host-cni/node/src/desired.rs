@@ -72,6 +72,20 @@ pub fn operations(desired: &Desired, actual: &Actual) -> Vec<Operation> {
     kinds.into_iter().map(operation).collect()
 }
 
+/// What an operation is about, for a person.
+pub fn subject(operation: &Operation) -> String {
+    let of_service = |key: &ServiceKey| format!("service {}:{}", key.vip, key.port);
+    match &operation.operation {
+        Some(Kind::PutPort(port)) => format!("port {} of pod {}/{}", port.id, port.namespace, port.name),
+        Some(Kind::DeletePortId(id)) => format!("removal of port {id}"),
+        Some(Kind::PutRoute(route)) => format!("route {}", route.prefix),
+        Some(Kind::DeleteRoutePrefix(prefix)) => format!("removal of route {prefix}"),
+        Some(Kind::PutService(service)) => service.key.as_ref().map(of_service).unwrap_or_default(),
+        Some(Kind::DeleteService(key)) => format!("removal of {}", of_service(key)),
+        None => String::new(),
+    }
+}
+
 /// An operation on the wire.
 pub fn operation(kind: Kind) -> Operation {
     Operation { operation: Some(kind) }

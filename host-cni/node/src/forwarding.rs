@@ -4,7 +4,7 @@
 //! what it should be, then watches the ports. All changes go through one lock, so that a
 //! reconciliation never works on a state that a call is changing.
 
-use crate::desired::{Actual, Desired, operation, operations};
+use crate::desired::{Actual, Desired, operation, operations, subject};
 use mesh_api::dataplane::dataplane_client::DataplaneClient;
 use mesh_api::dataplane::operation::Operation as Kind;
 use mesh_api::dataplane::{
@@ -47,6 +47,8 @@ pub struct Ports {
     pub statuses: BTreeMap<String, PortStatus>,
     /// Address of the DPU on the fabric; empty while it has told none.
     pub underlay_address: String,
+    /// What the dataplane does not take, with its reason. It is tried again with every change.
+    pub refusals: Vec<String>,
 }
 
 /// Says what should be there, at any moment.
@@ -72,6 +74,7 @@ impl Forwarding {
             connected: Err("not connected yet".to_owned()),
             statuses: BTreeMap::new(),
             underlay_address: String::new(),
+            refusals: Vec::new(),
         };
         Self {
             address: address.to_owned(),
@@ -193,25 +196,40 @@ impl Forwarding {
         let Some(known) = actual.as_mut() else { return Ok(()) };
         let todo = operations(&intent.desired(), known);
         if todo.is_empty() {
+            self.note_refusals(Vec::new());
             return Ok(());
         }
-        tracing::info!(operations = todo.len(), "making the dataplane what it should be");
-        match self.apply(Some(known), todo.clone()).await {
-            Err(ForwardingError::Refused { reason }) => self.apply_each(known, todo, &reason).await,
-            other => other,
-        }
+        tracing::debug!(operations = todo.len(), "making the dataplane what it should be");
+        let refusals = match self.apply(Some(known), todo.clone()).await {
+            Err(ForwardingError::Refused { .. }) => self.apply_each(known, todo).await?,
+            other => other.map(|()| Vec::new())?,
+        };
+        self.note_refusals(refusals);
+        Ok(())
     }
 
-    /// One bad operation must not keep the others back.
-    async fn apply_each(&self, known: &mut Actual, todo: Vec<Operation>, reason: &str) -> Result<(), ForwardingError> {
-        tracing::warn!(reason, "the dataplane refused the whole; trying each operation alone");
+    /// One bad operation must not keep the others back. Returns what was refused.
+    async fn apply_each(&self, known: &mut Actual, todo: Vec<Operation>) -> Result<Vec<String>, ForwardingError> {
+        let mut refusals = Vec::new();
         for one in todo {
-            match self.apply(Some(known), vec![one.clone()]).await {
-                Err(ForwardingError::Refused { reason }) => tracing::error!(operation = ?one, reason, "refused"),
+            let subject = subject(&one);
+            match self.apply(Some(known), vec![one]).await {
+                Err(ForwardingError::Refused { reason }) => refusals.push(format!("{subject}: {reason}")),
                 other => other?,
             }
         }
-        Ok(())
+        Ok(refusals)
+    }
+
+    fn note_refusals(&self, refusals: Vec<String>) {
+        self.ports.send_if_modified(|ports| {
+            for refusal in refusals.iter().filter(|refusal| !ports.refusals.contains(refusal)) {
+                tracing::error!(refusal, "the dataplane refused it");
+            }
+            let is_news = ports.refusals != refusals;
+            ports.refusals = refusals;
+            is_news
+        });
     }
 
     async fn apply(&self, actual: Option<&mut Actual>, operations: Vec<Operation>) -> Result<(), ForwardingError> {

@@ -112,8 +112,9 @@ impl Daemon {
     async fn host_status(&self) -> HostStatus {
         let vfs = self.vfs().await;
         let (free, used) = vfs.clone().unwrap_or_default();
-        let ports = self.forwarding.ports();
-        let underlay_address = ports.borrow().underlay_address.clone();
+        let ports = self.forwarding.ports().borrow().clone();
+        let underlay_address = ports.underlay_address;
+        let refusals = some_of(ports.refusals).into_iter().map(|refusal| format!("the dataplane refused {refusal}"));
         let troubles = self.records.list().into_iter().filter(|record| !record.trouble.is_empty());
         let troubles =
             troubles.map(|record| format!("pod {} is not wholly detached: {}", name(&record.pod), record.trouble));
@@ -124,9 +125,18 @@ impl Daemon {
             vfs_free: free as u32,
             dataplane_connected: self.dataplane().is_ok(),
             underlay_address,
-            problems: conditions.into_iter().flatten().chain(troubles).collect(),
+            problems: conditions.into_iter().flatten().chain(troubles).chain(refusals).collect(),
         }
     }
+}
+
+/// A screen's worth.
+fn some_of(mut all: Vec<String>) -> Vec<String> {
+    const SHOWN: usize = 10;
+    let more = all.len().saturating_sub(SHOWN);
+    all.truncate(SHOWN);
+    all.extend((more > 0).then(|| format!("{more} others")));
+    all
 }
 
 /// One report for each pod. Of several attachments of a pod (a sandbox that was made again) the one
@@ -228,7 +238,12 @@ mod tests {
             reason: reason.to_owned(),
             workload_uid: uid.to_owned(),
         };
-        Ports { connected: Ok(()), statuses: [("vf1".to_owned(), status)].into(), underlay_address: String::new() }
+        Ports {
+            connected: Ok(()),
+            statuses: [("vf1".to_owned(), status)].into(),
+            underlay_address: String::new(),
+            refusals: Vec::new(),
+        }
     }
 
     fn told(records: &[Record], ports: &Ports, failures: &BTreeMap<String, Failed>) -> (AttachmentState, String) {

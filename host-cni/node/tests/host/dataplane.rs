@@ -16,6 +16,9 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
+/// Services of this port find no room.
+pub const REFUSED_PORT: u32 = 6666;
+
 #[derive(Debug)]
 pub struct FakeDataplane {
     state: watch::Sender<State>,
@@ -98,6 +101,9 @@ impl Dataplane for Fake {
                     state.routes.push(route);
                 }
                 Kind::DeleteRoutePrefix(prefix) => state.routes.retain(|route| route.prefix != prefix),
+                Kind::PutService(service) if service.key.as_ref().is_some_and(|key| key.port == REFUSED_PORT) => {
+                    return Err(Status::resource_exhausted("there is room for 1024 services"));
+                }
                 Kind::PutService(service) => {
                     state.services.retain(|other| other.key != service.key);
                     state.services.push(service);

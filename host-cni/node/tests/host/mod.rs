@@ -140,24 +140,38 @@ impl Host {
             underlay_address: underlay.to_owned(),
             ..Node::default()
         };
+        let mut transaction = Transaction::new();
+        transaction.put(type_url::NODE, Resource::new("host1", &node("host1", "10.244.1.0/24", "192.168.100.1")));
+        transaction.put(type_url::NODE, Resource::new("host2", &node("host2", "10.244.2.0/24", "192.168.100.2")));
+        self.store.commit(NODE, transaction);
+        self.tell_of_a_service("s", 80);
+    }
+
+    /// The controller takes a service back.
+    pub fn withdraw_service(&self, name: &str) {
+        let mut transaction = Transaction::new();
+        transaction.remove(type_url::SERVICE, &format!("n/{name}"));
+        self.store.commit(NODE, transaction);
+    }
+
+    /// The controller tells of a service with a ready backend and one that is not.
+    pub fn tell_of_a_service(&self, name: &str, port: u32) {
         let backend =
             |address: &str, ready| Backend { address: address.to_owned(), port: 9080, ready, ..Backend::default() };
         let port = ServicePort {
-            port: 80,
+            port,
             protocol: "TCP".to_owned(),
             backends: vec![backend("10.244.2.10", true), backend("10.244.2.11", false)],
             ..ServicePort::default()
         };
         let service = Service {
             namespace: "n".to_owned(),
-            name: "s".to_owned(),
+            name: name.to_owned(),
             vips: vec!["10.96.0.9".to_owned()],
             ports: vec![port],
         };
         let mut transaction = Transaction::new();
-        transaction.put(type_url::NODE, Resource::new("host1", &node("host1", "10.244.1.0/24", "192.168.100.1")));
-        transaction.put(type_url::NODE, Resource::new("host2", &node("host2", "10.244.2.0/24", "192.168.100.2")));
-        transaction.put(type_url::SERVICE, Resource::new("n/s", &service));
+        transaction.put(type_url::SERVICE, Resource::new(format!("n/{name}"), &service));
         self.store.commit(NODE, transaction);
     }
 
