@@ -53,6 +53,26 @@ impl Seen {
     }
 }
 
+impl Seen {
+    /// DpuNodes of nodes that have a DPU. Every Node has a DpuNode; where none of our daemons is meant to run and none
+    /// ever reported, there is no DPU.
+    pub fn with_dpu(&self) -> impl Iterator<Item = &DpuNode> {
+        all(&self.dpu_nodes).iter().filter(|node| {
+            let reported = node.status.as_ref().is_some_and(|status| !status.conditions.is_empty());
+            reported || self.system_pods.is_err() || self.runs_daemon(node.metadata.name.as_deref())
+        })
+    }
+
+    fn runs_daemon(&self, node: Option<&str>) -> bool {
+        all(&self.system_pods).iter().any(|pod| {
+            let labels = pod.metadata.labels.as_ref();
+            let component = labels.and_then(|labels| labels.get("app.kubernetes.io/component")).map(String::as_str);
+            matches!(component, Some("adapter" | "cni-node"))
+                && pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == node
+        })
+    }
+}
+
 /// The objects, none when they could not be seen.
 pub fn all<T>(found: &Found<T>) -> &[T] {
     found.as_deref().unwrap_or_default()

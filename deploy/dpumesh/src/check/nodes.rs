@@ -7,18 +7,18 @@ use kube_api::{DpuNode, annotations};
 use std::collections::BTreeMap;
 
 pub(super) fn dpus(checked: &Checked) -> Finding {
-    let nodes = match &checked.seen.dpu_nodes {
-        Err(reason) => return Finding::Unknown(reason.clone()),
-        Ok(nodes) if nodes.is_empty() => {
-            return Finding::bad("no DpuNode is there", "does a controller lead (dpumesh status)?");
-        }
-        Ok(nodes) => nodes,
-    };
-    let away = |node: &&DpuNode| {
+    if let Err(reason) = &checked.seen.dpu_nodes {
+        return Finding::Unknown(reason.clone());
+    }
+    let nodes: Vec<&DpuNode> = checked.seen.with_dpu().collect();
+    if nodes.is_empty() {
+        return Finding::bad("no node with a DPU is known", "does a controller lead (dpumesh status)?");
+    }
+    let away = |node: &&&DpuNode| {
         let status = node.status.clone().unwrap_or_default();
         status.dataplane_connected != Some(true) || status.proxy_connected != Some(true)
     };
-    let names: Vec<String> = nodes.iter().filter(away).map(name).collect();
+    let names: Vec<String> = nodes.iter().filter(away).map(|node| name(node)).collect();
     match names.first() {
         None => Finding::good(format!("the DPUs of {} nodes are connected", nodes.len())),
         Some(first) => Finding::bad(
@@ -40,7 +40,7 @@ pub(super) fn underlay(checked: &Checked) -> Finding {
     }
     let mut owners: BTreeMap<String, String> = BTreeMap::new();
     let mut missing = Vec::new();
-    for node in all(&seen.dpu_nodes) {
+    for node in seen.with_dpu() {
         let Some(address) = address(node, all(&seen.nodes)) else {
             missing.push(name(node));
             continue;
@@ -51,7 +51,7 @@ pub(super) fn underlay(checked: &Checked) -> Finding {
         }
     }
     match missing.first() {
-        None if owners.is_empty() => Finding::Unknown("no DpuNode is there".to_owned()),
+        None if owners.is_empty() => Finding::Unknown("no node with a DPU is known".to_owned()),
         None => Finding::good(format!("{} nodes have an address on the fabric", owners.len())),
         Some(first) => Finding::bad(
             format!("no address on the fabric: {}", missing.join(", ")),
@@ -82,7 +82,7 @@ pub(super) fn pod_cidrs(checked: &Checked) -> Finding {
     }
     let has_range =
         |node: &Node| node.spec.as_ref().is_some_and(|spec| spec.pod_cidr.is_some() || spec.pod_cidrs.is_some());
-    let has_dpu = |node: &&Node| all(&seen.dpu_nodes).iter().any(|one| one.metadata.name == node.metadata.name);
+    let has_dpu = |node: &&Node| seen.with_dpu().any(|one| one.metadata.name == node.metadata.name);
     let without: Vec<String> = all(&seen.nodes)
         .iter()
         .filter(has_dpu)

@@ -145,10 +145,11 @@ fn sidecars_of_governed_pods_are_worth_a_word() {
 fn two_dpus_with_one_address_and_one_without_are_bad() {
     let mut checked = good();
     let node = |name: &str, status: Value| json!({"apiVersion": "dpumesh.io/v1", "kind": "DpuNode", "metadata": {"name": name}, "spec": {}, "status": status});
-    let same = json!({"underlayAddress": "198.18.0.1"});
+    let reports = json!([{"type": "Host", "status": "True", "reason": "Reporting", "lastTransitionTime": ""}]);
+    let same = json!({"underlayAddress": "198.18.0.1", "conditions": reports});
     checked.seen.dpu_nodes = Ok(of(json!([node("node1", same.clone()), node("node2", same)])));
     assert_bad(&checked, "underlay", "node1 and node2 both have 198.18.0.1");
-    checked.seen.dpu_nodes = Ok(of(json!([node("node2", json!({}))])));
+    checked.seen.dpu_nodes = Ok(of(json!([node("node2", json!({"conditions": reports}))])));
     assert_bad(&checked, "underlay", "no address on the fabric: node2");
     checked.seen.nodes =
         Ok(of(json!([{"metadata": {"name": "node2", "annotations": {"dpumesh.io/underlay-address": "198.18.0.2"}}}])));
@@ -161,6 +162,9 @@ fn a_dpu_that_is_not_connected_is_named_with_the_commands_that_set_it_up() {
     let mut checked = good();
     checked.seen.dpu_nodes =
         Ok(of(json!([{"apiVersion": "dpumesh.io/v1", "kind": "DpuNode", "metadata": {"name": "node9"}, "spec": {}}])));
+    assert_bad(&checked, "DPUs", "no node with a DPU is known");
+    checked.seen.system_pods = Ok(of(json!([{"metadata": {"labels": {"app.kubernetes.io/component": "cni-node"}},
+        "spec": {"nodeName": "node9", "containers": []}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}])));
     assert_bad(&checked, "DPUs", "not connected: node9");
 }
 

@@ -32,7 +32,7 @@ pub struct NodeLine {
 
 /// By name.
 pub fn lines(seen: &Seen) -> Vec<NodeLine> {
-    let mut lines: Vec<NodeLine> = all(&seen.dpu_nodes).iter().map(|node| line(seen, node)).collect();
+    let mut lines: Vec<NodeLine> = seen.with_dpu().map(|node| line(seen, node)).collect();
     lines.sort_by(|one, other| one.node.cmp(&other.node));
     lines
 }
@@ -76,12 +76,15 @@ fn ready(status: &DpuNodeStatus) -> Option<bool> {
 
 /// What is wrong with nodes.
 pub fn problems(seen: &Seen) -> Vec<Problem> {
-    let nodes = all(&seen.dpu_nodes);
-    if nodes.is_empty() {
+    if seen.with_dpu().next().is_none() {
         let advice = format!("kubectl -n {} logs deployment/dpumesh-controller --all-pods", seen.system_namespace);
-        return vec![Problem::new("nodes", "no DpuNode is there: no controller leads, or no node has a DPU", advice)];
+        return vec![Problem::new(
+            "nodes",
+            "none with a DPU is known: no controller leads, or no node has a DPU",
+            advice,
+        )];
     }
-    nodes.iter().flat_map(|node| of_node(seen, node)).collect()
+    seen.with_dpu().flat_map(|node| of_node(seen, node)).collect()
 }
 
 fn of_node(seen: &Seen, node: &DpuNode) -> Vec<Problem> {

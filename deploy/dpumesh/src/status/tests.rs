@@ -223,6 +223,16 @@ fn a_node_whose_programs_do_not_report_is_not_called_good() {
 }
 
 #[test]
+fn nodes_without_a_dpu_are_not_missed() {
+    let mut seen = good();
+    let plain =
+        json!({"apiVersion": "dpumesh.io/v1", "kind": "DpuNode", "metadata": {"name": "control-plane"}, "spec": {}});
+    seen.dpu_nodes = objects(json!([node("node1"), plain]));
+    let status = judged(&seen);
+    assert_eq!((status.outcome(), status.nodes.len()), (Outcome::Good, 1), "{:#?}", status.problems);
+}
+
+#[test]
 fn a_network_that_is_refused_is_said() {
     let mut seen = good();
     seen.networks = objects(

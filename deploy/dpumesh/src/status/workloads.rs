@@ -146,7 +146,7 @@ fn of_workload(line: &WorkloadLine) -> Problem {
 
 /// Pods that asked for the mesh, on nodes with a DPU, and have no VF.
 fn without_vf(seen: &Seen) -> Vec<Problem> {
-    let nodes: BTreeSet<&str> = all(&seen.dpu_nodes).iter().filter_map(|node| node.metadata.name.as_deref()).collect();
+    let nodes: BTreeSet<&str> = seen.with_dpu().filter_map(|node| node.metadata.name.as_deref()).collect();
     let key = |namespace: &Option<String>, name: &Option<String>| (namespace.clone(), name.clone());
     let known: BTreeSet<_> =
         all(&seen.workloads).iter().map(|one| key(&one.metadata.namespace, &one.metadata.name)).collect();
