@@ -26,7 +26,8 @@ fn good() -> Checked {
         )),
         dpu_nodes: Ok(of(
             json!([{"apiVersion": "dpumesh.io/v1", "kind": "DpuNode", "metadata": {"name": "node1"}, "spec": {},
-            "status": {"underlayAddress": "198.18.0.1", "dataplaneConnected": true, "proxyConnected": true}}]),
+            "status": {"underlayAddress": "198.18.0.1", "dataplaneConnected": true, "proxyConnected": true, "conditions": [
+                {"type": "Host", "status": "True", "reason": "Reporting", "lastTransitionTime": ""}]}}]),
         )),
         workloads: Ok(Vec::new()),
         networks: Ok(Vec::new()),
