@@ -9,6 +9,7 @@ use crate::keeper::{KUBERNETES, Keeper, MANIFESTS};
 use crate::leader::duties::Leader;
 use crate::leader::election::Election;
 use crate::metrics::Metrics;
+use crate::reports::recorder::Recorder;
 use crate::reports::writer::{Shared, Writer};
 use crate::watch::FolderWatch;
 use crate::{api_server, reports, watchers};
@@ -163,11 +164,12 @@ fn elect(
 ) -> JoinHandle<()> {
     let (election, leads) = Election::new(client.clone(), &args.namespace, &args.name, health.clone());
     let leader = Leader {
-        client,
+        client: client.clone(),
         keeper: keeper.clone(),
         namespace: args.namespace.clone(),
         name: args.name.clone(),
         metrics: metrics.clone(),
+        recorder: Recorder::new(client, &args.name),
     };
     tokio::spawn(leader.run(leads));
     tokio::spawn(election.run(shutdown.clone()))

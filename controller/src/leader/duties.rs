@@ -8,8 +8,11 @@ use crate::crd::{Condition, Network, NetworkStatus};
 use crate::keeper::Keeper;
 use crate::metrics::Metrics;
 use crate::object::{Key, Kind, Object};
+use crate::reports::event::Event;
+use crate::reports::recorder::{Recorder, Regarding};
 use crate::reports::write::{CONTROLLER, Failure, Writes, body};
 use crate::reports::{Part, node};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
@@ -30,6 +33,8 @@ pub enum Duty {
     MakeDpuNode { node: String, uid: String },
     /// What is said of the network; `None`: it is in force.
     JudgeNetwork { network: String, refusal: Option<String> },
+    /// The pod is not in force as it is written; its events say so.
+    TellPod { namespace: String, pod: String, refusal: String },
     /// A program of the node reported to a replica that is no more, and to no other since.
     LeaveNode { node: String, part: Part, replica: String },
 }
@@ -47,6 +52,10 @@ pub fn duties(controller: &Controller, namespace: &str, name: &str) -> BTreeSet<
     for network in networks.chain(controller.refused(Kind::Network)) {
         let refusal = controller.refusal(&network).map(|refusal| refusal.reason.clone());
         all.insert(Duty::JudgeNetwork { network: network.name, refusal });
+    }
+    for pod in controller.refused(Kind::Pod) {
+        let refusal = controller.refusal(&pod).map(|refusal| refusal.reason.clone()).unwrap_or_default();
+        all.insert(Duty::TellPod { namespace: pod.namespace, pod: pod.name, refusal });
     }
     let is_replica = |name: &str| tables.get(&Key::new(Kind::Pod, namespace, name)).is_some();
     // Outside a cluster there are no pods to judge replicas by.
@@ -75,6 +84,7 @@ pub struct Leader {
     pub namespace: String,
     pub name: String,
     pub metrics: Metrics,
+    pub recorder: Recorder,
 }
 
 impl Leader {
@@ -124,6 +134,7 @@ impl Leader {
         match duty {
             Duty::MakeDpuNode { node, uid } => self.make_dpu_node(node, uid).await,
             Duty::JudgeNetwork { network, refusal } => self.judge(network, refusal.as_deref()).await,
+            Duty::TellPod { namespace, pod, refusal } => self.tell(namespace, pod, refusal).await,
             Duty::LeaveNode { node, part, replica } => self.leave(node, *part, replica).await,
         }
     }
@@ -152,6 +163,18 @@ impl Leader {
         }
         let body = body("Network", json!({"name": network}), Some(&NetworkStatus { conditions: vec![accepted] }));
         networks.patch_status(network, &PatchParams::apply(CONTROLLER).force(), &Patch::Apply(body)).await?;
+        Ok(())
+    }
+
+    async fn tell(&self, namespace: &str, name: &str, refusal: &str) -> Result<(), Failure> {
+        let pod = Api::<Pod>::namespaced(self.client.clone(), namespace).get(name).await?;
+        let regarding = Regarding {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: pod.metadata.uid.unwrap_or_default(),
+        };
+        let note = format!("{refusal}; the mesh keeps to what was right before, if there was anything");
+        self.recorder.publish(&regarding, &Event::warning("Refused", "Read", &note)).await;
         Ok(())
     }
 
@@ -186,8 +209,8 @@ impl Done {
     }
 
     fn performed(&mut self, duty: Duty) {
-        // A network is judged once for each verdict; objects of nodes are looked for in the tables.
-        if matches!(duty, Duty::JudgeNetwork { .. }) {
+        // Networks and pods are told once for each verdict; objects of nodes are looked for in the tables.
+        if matches!(duty, Duty::JudgeNetwork { .. } | Duty::TellPod { .. }) {
             self.performed.insert(duty);
         }
     }
@@ -248,6 +271,20 @@ mod tests {
         controller.see(vec![Seen::Put(key, Ok(Object::Network(crate::object::Network::default())))]);
         let accepted = Duty::JudgeNetwork { network: "blue".to_owned(), refusal: None };
         assert_eq!(done.due(duties(&controller, "system", "c1"), now), [accepted]);
+    }
+
+    #[test]
+    fn a_refused_pod_is_told_once_for_each_reason() {
+        let mut controller = controller(vec![pod("p")]);
+        let (mut done, now) = (Done::default(), tokio::time::Instant::now());
+        let mut told = |reason: &str| {
+            let error = FieldError { field: "metadata".to_owned(), reason: reason.to_owned() };
+            controller.see(vec![Seen::Put(Key::new(Kind::Pod, "system", "p"), Err(error))]);
+            let due = done.due(duties(&controller, "system", "c1"), now);
+            due.iter().for_each(|duty| done.performed(duty.clone()));
+            due.len()
+        };
+        assert_eq!((told("one"), told("one"), told("two")), (1, 0, 1));
     }
 
     #[test]

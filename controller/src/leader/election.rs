@@ -8,13 +8,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, PostParams};
+use kube_api::objects::LEASE;
 use service::health::Health;
 use service::signal::CancellationToken;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// Name of the Lease.
-const LEASE: &str = "dpumesh-controller";
 /// Line of /readyz that names the leader. Every replica is ready, whoever leads.
 const LEADER: &str = "leader";
 /// Longest wait for one answer.

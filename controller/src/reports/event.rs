@@ -32,10 +32,10 @@ fn attachment(before: &DpuWorkloadStatus, now: &DpuWorkloadStatus) -> Option<Eve
             let of = |text: &Option<String>| text.clone().unwrap_or_default();
             let mesh = if now.governed == Some(true) { "in the mesh" } else { "outside the mesh" };
             let note = format!("{} of {} with {}, {mesh}", of(&now.vf), of(&now.node), now.addresses.join(", "));
-            Some(normal("Attached", "Attach", &note))
+            Some(Event::normal("Attached", "Attach", &note))
         }
         AttachmentState::Failed if !same || before.reason != now.reason => {
-            Some(warning("AttachFailed", "Attach", now.reason.as_deref().unwrap_or("no reason was told")))
+            Some(Event::warning("AttachFailed", "Attach", now.reason.as_deref().unwrap_or("no reason was told")))
         }
         _ => None,
     }
@@ -48,14 +48,14 @@ fn configuration(before: &DpuWorkloadStatus, now: &DpuWorkloadStatus) -> Option<
         ConfigurationState::Accepted
             if !same || before.istio_objects != now.istio_objects || before.mutual_tls != now.mutual_tls =>
         {
-            Some(normal("Configured", "Configure", &configured(now)))
+            Some(Event::normal("Configured", "Configure", &configured(now)))
         }
         ConfigurationState::Refused if !same || before.refusals != now.refusals => {
             let note = format!("{reason}; {}the configuration before stays in force", refusals(now));
-            Some(warning("ConfigurationRefused", "Configure", &note))
+            Some(Event::warning("ConfigurationRefused", "Configure", &note))
         }
         ConfigurationState::Denied if !same || before.configuration_reason != now.configuration_reason => {
-            Some(warning("IdentityDenied", "Authenticate", reason))
+            Some(Event::warning("IdentityDenied", "Authenticate", reason))
         }
         _ => None,
     }
@@ -79,12 +79,16 @@ fn refusals(now: &DpuWorkloadStatus) -> String {
     text
 }
 
-fn normal(reason: &'static str, action: &'static str, note: &str) -> Event {
-    Event { is_warning: false, reason, action, note: limited(note) }
-}
+impl Event {
+    /// Something went as it should.
+    pub fn normal(reason: &'static str, action: &'static str, note: &str) -> Self {
+        Self { is_warning: false, reason, action, note: limited(note) }
+    }
 
-fn warning(reason: &'static str, action: &'static str, note: &str) -> Event {
-    Event { is_warning: true, reason, action, note: limited(note) }
+    /// A person should look.
+    pub fn warning(reason: &'static str, action: &'static str, note: &str) -> Self {
+        Self { is_warning: true, reason, action, note: limited(note) }
+    }
 }
 
 fn limited(note: &str) -> String {

@@ -10,7 +10,7 @@
 pub mod board;
 pub mod event;
 pub mod node;
-mod recorder;
+pub mod recorder;
 mod service;
 pub mod workload;
 pub(crate) mod write;

@@ -24,14 +24,15 @@ const BUDGET: usize = 20;
 
 /// The pod that an event is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Pod {
-    pub(super) namespace: String,
-    pub(super) name: String,
-    pub(super) uid: String,
+pub struct Regarding {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
 }
 
 /// Sends events.
-pub(super) struct Recorder {
+#[allow(missing_debug_implementations)]
+pub struct Recorder {
     client: Client,
     replica: String,
     sent: Mutex<Sent>,
@@ -39,7 +40,7 @@ pub(super) struct Recorder {
 
 /// What was sent lately. Pure.
 #[derive(Debug, Default)]
-struct Sent(HashMap<(Pod, Event), Known>);
+struct Sent(HashMap<(Regarding, Event), Known>);
 
 #[derive(Debug)]
 struct Known {
@@ -58,7 +59,7 @@ enum Action {
 }
 
 impl Sent {
-    fn decide(&mut self, pod: &Pod, event: &Event, fresh_name: String, now: Instant) -> Action {
+    fn decide(&mut self, pod: &Regarding, event: &Event, fresh_name: String, now: Instant) -> Action {
         self.0.retain(|_, known| now.duration_since(known.first) < SAME);
         if let Some(known) = self.0.get_mut(&(pod.clone(), event.clone())) {
             known.count += 1;
@@ -78,12 +79,13 @@ impl Sent {
 }
 
 impl Recorder {
-    pub(super) fn new(client: Client, replica: &str) -> Self {
+    /// Of the replica of that name.
+    pub fn new(client: Client, replica: &str) -> Self {
         Self { client, replica: replica.to_owned(), sent: Mutex::default() }
     }
 
     /// An event that cannot be sent is in the log.
-    pub(super) async fn publish(&self, pod: &Pod, event: &Event) {
+    pub async fn publish(&self, pod: &Regarding, event: &Event) {
         tracing::info!(namespace = pod.namespace, pod = pod.name, reason = event.reason, note = event.note, "event");
         let now = Timestamp::now();
         let fresh_name = format!("{}.{:x}", pod.name, now.as_nanosecond());
@@ -109,7 +111,7 @@ impl Recorder {
         }
     }
 
-    fn made(&self, name: String, pod: &Pod, event: &Event, now: Timestamp) -> ApiEvent {
+    fn made(&self, name: String, pod: &Regarding, event: &Event, now: Timestamp) -> ApiEvent {
         let text = |text: &str| Some(text.to_owned());
         ApiEvent {
             metadata: ObjectMeta { name: Some(name), namespace: text(&pod.namespace), ..ObjectMeta::default() },
@@ -148,7 +150,7 @@ mod tests {
     #[test]
     fn the_same_again_is_counted_and_a_pod_has_a_budget() {
         let (mut sent, start) = (Sent::default(), Instant::now());
-        let pod = |uid: &str| Pod { namespace: "n".to_owned(), name: "p".to_owned(), uid: uid.to_owned() };
+        let pod = |uid: &str| Regarding { namespace: "n".to_owned(), name: "p".to_owned(), uid: uid.to_owned() };
         let mut decide = |uid: &str, note: &str, seconds: u64| {
             sent.decide(
                 &pod(uid),

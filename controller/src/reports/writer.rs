@@ -3,7 +3,7 @@
 use super::board::{Board, Wanted};
 use super::event::event;
 use super::node;
-use super::recorder::{Pod, Recorder};
+use super::recorder::{Recorder, Regarding};
 use super::workload;
 use super::write::{Failure, Writes};
 use super::{Part, Target};
@@ -195,7 +195,7 @@ impl Writer {
         self.remember(place, now.clone());
         if let Some(event) = event(part, &before, &now) {
             let (namespace, name, uid) = (report.namespace.clone(), report.name.clone(), report.uid.clone());
-            self.recorder.publish(&Pod { namespace, name, uid }, &event).await;
+            self.recorder.publish(&Regarding { namespace, name, uid }, &event).await;
         }
         Ok(())
     }
