@@ -109,7 +109,26 @@ INLINE int to_backend(struct __sk_buff *skb, struct packet *packet, __u32 vni, c
 	struct address address = backend->address;
 	__u16 port = backend->port;
 	note_fragment(packet, vni, &address, 0);
+	/* A pod drops what comes from its own address: to itself, it speaks as the service. */
+	if (same_address(&address, &packet->source)) {
+		struct address vip = packet->destination;
+		int refusal = rewrite_source(skb, packet, &vip, packet->source_port);
+		if (refusal)
+			return refusal;
+	}
 	return rewrite_destination(skb, packet, &address, port);
+}
+
+/* Whether a pod answers itself, as whom it was asked by the service's address. */
+INLINE int answers_itself(const struct packet *packet, __u32 vni)
+{
+	struct flow_key key;
+	if (!has_ports(packet))
+		return 0;
+	flow_of(packet, vni, &key);
+	key.destination = packet->source;
+	struct origin *origin = bpf_map_lookup_elem(&ORIGINS, &key);
+	return origin && same_address(&origin->vip, &packet->destination);
 }
 
 /* Gives a packet to a service address its backend; leaves every other packet alone. */
@@ -125,7 +144,12 @@ INLINE int balance(struct __sk_buff *skb, struct packet *packet, __u32 vni)
 		return refusal;
 	}
 	struct service *service = service_of(packet, vni, packet->destination_port, packet->protocol);
-	return service ? to_backend(skb, packet, vni, service) : REFUSE(NO_BACKEND);
+	if (service)
+		return to_backend(skb, packet, vni, service);
+	if (!answers_itself(packet, vni))
+		return REFUSE(NO_BACKEND);
+	struct address own = packet->source;
+	return rewrite_destination(skb, packet, &own, packet->destination_port);
 }
 
 INLINE struct origin *origin_of(const struct packet *packet, __u32 vni)

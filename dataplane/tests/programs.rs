@@ -219,6 +219,25 @@ fn a_service_packet_goes_to_its_backend_and_the_answer_comes_from_the_service() 
 }
 
 #[test]
+fn a_pod_that_is_its_own_backend_speaks_with_itself_as_the_service() {
+    for (pod, vip) in [("10.1.0.1", "10.96.0.10"), ("fd01::1", "fd96::10")] {
+        let mut bench = Bench::new(UNGOVERNED, GOVERNED);
+        bench.service(vip, 53, 17, (pod, 5353));
+        let question = bench.run(RepresentorIngress, &packet(pod, vip, 17, udp(1000, 53, b"question")));
+        assert_eq!((question.verdict, &question.packet[..6]), (REDIRECT, &POD_MAC[..]));
+        assert_eq!((addresses(&question.packet), ports(&question.packet)), ((ip(vip), ip(pod)), (1000, 5353)));
+        assert_sound(&question.packet);
+        let answer = bench.run(RepresentorIngress, &packet(pod, vip, 17, udp(5353, 1000, b"answer")));
+        assert_eq!(answer.verdict, REDIRECT);
+        assert_eq!((addresses(&answer.packet), ports(&answer.packet)), ((ip(vip), ip(pod)), (53, 1000)));
+        assert_sound(&answer.packet);
+        // Nothing else to the service's address is taken for an answer.
+        let other = packet(pod, vip, 17, udp(5353, 1001, b"answer"));
+        assert_eq!(bench.run(RepresentorIngress, &other).verdict, DROP);
+    }
+}
+
+#[test]
 fn an_error_about_a_service_packet_quotes_the_service() {
     for (client, vip, backend, kind) in
         [("10.1.0.1", "10.96.0.10", "10.1.0.2", [3, 3]), ("fd01::1", "fd96::10", "fd01::2", [1, 4])]

@@ -173,6 +173,8 @@ fn local_pods_outside_the_mesh_are_reached_by_service_and_from_hosts() {
     serve(&lab, "pod2", "10.1.0.2:8080", "pod2");
     assert_eq!(ask(&lab, "pod1", "10.96.0.10:80"), "pod2");
     assert_eq!(ask(&lab, "pod1", "10.1.0.2:8080"), "pod2");
+    // A pod may be its own service's backend.
+    assert_eq!(ask(&lab, "pod2", "10.96.0.10:80"), "pod2");
     // From another node's own address, which is no pod's.
     for source in ["192.0.2.2:0", "198.51.100.7:0"] {
         let answer = lab.within("fab", move || {
