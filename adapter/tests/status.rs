@@ -55,6 +55,15 @@ fn an_accepted_scope_tells_the_objects_that_shape_it() {
 }
 
 #[test]
+fn a_later_istiod_tells_of_the_same_objects() {
+    for name in ["curl", "ratings-v1", "mongodb-v1"] {
+        let ((_, recorded), (_, later)) = (accepted(DEMO, name), accepted("../istiod-1.31/0-demo", name));
+        assert_eq!(later.istio_objects, recorded.istio_objects);
+        assert_eq!(later.mutual_tls(), MutualTls::Strict);
+    }
+}
+
+#[test]
 fn how_ports_take_connections_is_read_from_the_inbound_chains() {
     for (scenario, expected) in
         [(DEMO, MutualTls::Strict), ("1-permissive", MutualTls::Permissive), ("2-strict-authz", MutualTls::Strict)]

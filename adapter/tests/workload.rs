@@ -103,7 +103,7 @@ async fn a_wrong_token_is_named_and_a_right_one_is_used_without_a_restart() {
     let (addresses, stop) = world.adapter(anywhere()).await;
     let _holder = FakeHolder::start(addresses.grpc);
     let page = until(addresses.health, "/readyz", "the token is refused", |page| page.contains("audience")).await;
-    assert!(page.contains("request authenticate failure") && page.contains("0 of 4"), "{page}");
+    assert!(page.contains("request authenticate failure") && page.contains("no workload's stream is open"), "{page}");
     assert!(page.contains(&token.display().to_string()) && page.contains("--istio-token"), "{page}");
     std::fs::remove_file(&token).expect("removed");
     until(addresses.health, "/readyz", "there is no token", |page| page.contains("No such file")).await;

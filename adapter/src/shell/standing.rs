@@ -20,24 +20,17 @@ pub(super) fn obstacle(shared: &Shared, member: &Member) -> Option<Trouble> {
     })
 }
 
-/// Whether the control plane serves this node: every workload that it does not refuse.
+/// Whether the control plane serves this node at all; what stands in the way of a single workload is told by
+/// `/workloads` and by its report. The text changes with the reason only: it is logged when it changes.
 pub(super) fn control_plane(shared: &Shared) -> Result<(), String> {
     let aggregate = shared.aggregate();
-    let obstacles: Vec<(String, Trouble)> = aggregate
-        .members
-        .values()
-        .filter_map(|member| obstacle(shared, member).map(|trouble| (member.pod.name(), trouble)))
-        .collect();
-    let (all, connected) = (aggregate.members(), aggregate.connected());
-    drop(aggregate);
-    let is_served = connected > 0 && obstacles.iter().all(|(_, trouble)| trouble.is_denied);
-    // Of several, one that may pass says most about the control plane.
-    let told = obstacles.iter().find(|(_, trouble)| !trouble.is_denied).or(obstacles.first());
-    match told {
-        Some((pod, trouble)) if !is_served => {
-            let text = "workload streams are open; see /workloads.";
-            Err(format!("{connected} of {all} {text} {pod}: {}", trouble.reason))
-        }
-        _ => Ok(()),
+    if aggregate.connected() > 0 {
+        return Ok(());
     }
+    let obstacles = || aggregate.members.values().filter_map(|member| obstacle(shared, member));
+    // Of several, one that was not refused says most about the control plane.
+    let told = obstacles().find(|trouble| !trouble.is_denied).or_else(|| obstacles().next());
+    told.map_or(Ok(()), |trouble| {
+        Err(format!("no workload's stream is open, see /workloads; the first: {}", trouble.reason))
+    })
 }

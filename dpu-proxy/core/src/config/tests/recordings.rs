@@ -1,4 +1,4 @@
-//! What istiod 1.30.3 was recorded to send.
+//! What istiod was recorded to send: 1.30.3, and where it is named, 1.31.
 
 use super::super::assemble::Assembler;
 use super::super::report::Unsupported;
@@ -88,6 +88,39 @@ fn everything_of_the_permissive_mesh_converts() {
 #[test]
 fn everything_of_the_strict_mesh_with_authorization_converts() {
     converts_whole("2-strict-authz");
+}
+
+/// A scenario of istiod 1.31.
+fn later(name: &str) -> String {
+    format!("../istiod-1.31/{name}")
+}
+
+#[test]
+fn everything_of_the_demo_of_a_later_istiod_converts() {
+    converts_whole(&later("0-demo"));
+    converts_whole(&later("0-demo-shift"));
+    let refused = refusals(&later("3-rich"));
+    for what in ["jwt_authn", "ext_authz", "local_ratelimit", "extension discovery"] {
+        assert!(refused.iter().any(|error| error.contains(what)), "{what} is not among {refused:#?}");
+    }
+}
+
+#[test]
+fn a_later_istiod_also_sends_unready_endpoints_and_lets_nobody_panic_over_them() {
+    let outbound = |scenario_name: &str| -> Vec<f64> {
+        let clusters = recorded(&scenario(scenario_name).join("curl"), "CDS");
+        let clusters = clusters.iter().filter(|(name, _)| name.starts_with("outbound|9080|"));
+        let thresholds = clusters.map(|(name, body)| {
+            match resource::accept(type_url::CLUSTER, name, body, &one_file).expect("converts").content {
+                Content::Cluster(cluster) => cluster.healthy_panic_threshold_percent,
+                other => panic!("not a cluster: {other:?}"),
+            }
+        });
+        thresholds.collect()
+    };
+    // Before, that was so for clusters with outlier detection only.
+    assert!(outbound("0-demo").contains(&50.0) && outbound("0-demo").contains(&0.0));
+    assert_eq!(outbound(&later("0-demo")), [0.0; 7]);
 }
 
 /// What a workload's recording is refused for.
