@@ -56,9 +56,9 @@ impl Described {
         let mut fields = vec![
             ("State", state),
             (
-                "Port",
+                "VF",
                 format!(
-                    "{} as {}, MAC {}",
+                    "{}, port {}, MAC {}",
                     known(status.vf.as_deref()),
                     known(status.port.as_deref()),
                     known(status.mac.as_deref())
@@ -164,7 +164,7 @@ mod tests {
         let expected = "\
 bookinfo/reviews-v1 on node1
   State:         Open
-  Port:          vf3 as vf3, MAC 02:00:00:00:00:03
+  VF:            vf3, port vf3, MAC 02:00:00:00:00:03
   Addresses:     10.244.1.14
   Network:       default
   Configuration: Refused, acknowledged 12 s ago
