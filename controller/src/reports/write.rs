@@ -3,8 +3,10 @@
 use super::Part;
 use super::node::ready;
 use super::workload::part_of;
+use crate::crd::mesh::TLS_MODE;
 use crate::crd::{DpuNode, DpuNodeStatus, DpuWorkload, DpuWorkloadStatus, GROUP};
 use crate::watchers::explain;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Client, ResourceExt};
@@ -129,6 +131,16 @@ impl Writes {
         let body = body("DpuWorkload", metadata, None::<&()>);
         let workloads = self.workloads(&report.namespace);
         workloads.patch(&report.name, &owned_by(CONTROLLER), &Patch::Apply(body)).await?;
+        Ok(())
+    }
+
+    /// Says by the pod's label, as Istio's injector does, that the pod takes mutual TLS: istiod tells clients to use it
+    /// with pods that have this label only.
+    pub(super) async fn tell_mutual_tls(&self, report: &WorkloadReport) -> Result<(), Failure> {
+        let pods = Api::<Pod>::namespaced(self.client.clone(), &report.namespace);
+        // With the uid, so that a new pod of the name is not meant.
+        let body = json!({"metadata": {"uid": report.uid, "labels": {TLS_MODE: "istio"}}});
+        pods.patch_metadata(&report.name, &PatchParams::default(), &Patch::Merge(body)).await?;
         Ok(())
     }
 

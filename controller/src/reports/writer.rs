@@ -7,12 +7,14 @@ use super::recorder::{Recorder, Regarding};
 use super::workload;
 use super::write::{Failure, Writes};
 use super::{Part, Target};
+use crate::crd::mesh::TLS_MODE;
 use crate::crd::{DpuNodeStatus, DpuWorkloadStatus};
 use crate::keeper::Keeper;
 use crate::metrics::Metrics;
 use futures_util::StreamExt;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
+use mesh_api::report::workload_report::Part as Wire;
 use mesh_api::report::{NodeReport, WorkloadReport};
 use service::backoff::Backoff;
 use service::signal::CancellationToken;
@@ -191,6 +193,9 @@ impl Writer {
         if now == before {
             return Ok(());
         }
+        if self.hides_mutual_tls(report) {
+            self.writes.tell_mutual_tls(report).await?;
+        }
         self.writes.put_workload(part, report, &now).await?;
         self.remember(place, now.clone());
         if let Some(event) = event(part, &before, &now) {
@@ -198,6 +203,14 @@ impl Writer {
             self.recorder.publish(&Regarding { namespace, name, uid }, &event).await;
         }
         Ok(())
+    }
+
+    /// Whether the pod takes mutual TLS, since its port is governed, and its labels say nothing of it.
+    fn hides_mutual_tls(&self, report: &WorkloadReport) -> bool {
+        let Some(Wire::Attachment(attachment)) = &report.part else { return false };
+        let controller = self.keeper.controller();
+        let pod = controller.tables().pod(&report.namespace, &report.name);
+        attachment.governed && pod.is_some_and(|pod| !pod.labels.contains_key(TLS_MODE))
     }
 
     /// A node tells of its own pods only.

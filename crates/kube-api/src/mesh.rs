@@ -8,6 +8,9 @@ pub type Labels = BTreeMap<String, String>;
 /// On a Namespace or a Pod: `true` or `false`, whatever Istio's labels say.
 pub const GOVERNED: &str = "dpumesh.io/governed";
 
+/// On a Pod, by Istio's injector or by our controller: `istio` says that it takes mutual TLS.
+pub const TLS_MODE: &str = "security.istio.io/tlsMode";
+
 /// Whether a pod asked for the mesh, by its own labels and those of its namespace.
 pub fn asks_for_mesh(pod: &Labels, namespace: &Labels, host_network: bool) -> bool {
     let of_pod = |name: &str| pod.get(name).map(String::as_str);
