@@ -68,6 +68,11 @@ pub fn start(tools: &Tools) -> Result<()> {
     Program::Istiod.wait()
 }
 
+/// Starts an istiod that answers the signing requests of another service account.
+pub fn start_istiod(tools: &Tools, trusted: &str) -> Result<Program> {
+    Program::Istiod.start_trusting(tools, trusted)
+}
+
 impl Program {
     /// Name of its log and in the state file.
     pub fn name(self) -> &'static str {
@@ -83,6 +88,10 @@ impl Program {
 
     /// Starts it.
     pub fn start(self, tools: &Tools) -> Result<Self> {
+        self.start_trusting(tools, TRUSTED)
+    }
+
+    fn start_trusting(self, tools: &Tools, trusted: &str) -> Result<Self> {
         let (program, arguments) = match self {
             Self::Etcd => ("etcd".into(), etcd()),
             Self::ApiServer => (tools.path("kube-apiserver"), api_server()),
@@ -94,7 +103,7 @@ impl Program {
         let mut command = shell::command_in(CONTROL, &program.to_string_lossy());
         command.args(arguments.split_whitespace());
         if self == Self::Istiod {
-            command.envs(ISTIOD_ENVIRONMENT).env("CA_TRUSTED_NODE_ACCOUNTS", TRUSTED);
+            command.envs(ISTIOD_ENVIRONMENT).env("CA_TRUSTED_NODE_ACCOUNTS", trusted);
         }
         Process::start(self.name(), &mut command)?;
         Ok(self)
@@ -138,7 +147,7 @@ fn api_server() -> String {
          --tls-cert-file={} --tls-private-key-file={} --client-ca-file={} --service-cluster-ip-range={SERVICE_RANGE} \
          --service-account-issuer=https://kubernetes.default.svc --service-account-key-file={} \
          --service-account-signing-key-file={} --kubelet-client-certificate={} --kubelet-client-key={} \
-         --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --allow-privileged=true --profiling=false",
+         --kubelet-preferred-address-types=InternalIP --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --allow-privileged=true --profiling=false",
         pki("apiserver.crt"),
         pki("apiserver.key"),
         pki("ca.crt"),

@@ -1,6 +1,5 @@
 //! Images: of our programs as a user gets them, and those that only this cluster needs.
 
-use crate::layout;
 use crate::machine::Machine;
 use crate::tools::cache;
 use anyhow::{Context, Result, ensure};
@@ -40,7 +39,7 @@ fn build_pause() -> Result<()> {
     if archive.exists() {
         return Ok(());
     }
-    let context = layout::path("image-pause");
+    let context = folder().join("pause");
     std::fs::create_dir_all(&context)?;
     let (source, program) = (Path::new(CRATE).join("images/pause.c"), context.join("pause"));
     shell::run(&format!("gcc -static -O2 -s -o {} {}", program.display(), source.display()))?;
@@ -48,7 +47,7 @@ fn build_pause() -> Result<()> {
 }
 
 fn build_lab(binaries: &Path) -> Result<()> {
-    let context = layout::path("image-lab");
+    let context = folder().join("lab");
     std::fs::create_dir_all(&context)?;
     for name in ["lab-app", "lab-load"] {
         let from = binaries.join(name);

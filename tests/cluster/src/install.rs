@@ -80,7 +80,7 @@ pub fn prepare_dpu(cluster: &Cluster, host: Host) -> Result<()> {
     let root = root.trim_end_matches('/');
     for words in [
         vec!["dpu", "certificates", &node, "--out", root, "--force"],
-        vec!["dpu", "manifest", &node, "--out", root, "--uplink", "uplink", "--force"],
+        vec!["dpu", "manifest", &node, "--out", root, "--force"],
     ] {
         let printed = dpumesh(cluster, &words)?;
         let manifests = Path::new(root).join("etc/dpumesh/tls");

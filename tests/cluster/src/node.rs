@@ -43,7 +43,7 @@ pub fn build(host: Host) -> Result<Machine> {
 pub fn start(tools: &Tools, host: Host, pki: &Pki) -> Result<()> {
     let machine = Machine::find(&host.node())?;
     pki.user(&host.node(), &format!("system:node:{}", host.node()), Some("system:nodes"))?;
-    configure(&machine, host)?;
+    configure(tools, &machine, host)?;
     Program::Containerd.start(tools, host)?;
     wait_runtime(&machine)?;
     images::import_pause(&machine)?;
@@ -98,13 +98,13 @@ fn kubelet(host: Host) -> String {
     )
 }
 
-fn configure(machine: &Machine, host: Host) -> Result<()> {
+fn configure(tools: &Tools, machine: &Machine, host: Host) -> Result<()> {
     write(machine, "/etc/containerd/config.toml", &containerd_config(&machine.name))?;
     write(machine, "/etc/kubernetes/kubelet.yaml", &kubelet_config(&machine.name, ""))?;
     write(machine, "/etc/kubernetes/proxy.yaml", &proxy_config(host))?;
     write(machine, "/etc/kubernetes/resolv.conf", &format!("nameserver {CONTROL_ADDRESS}\n"))?;
     write(machine, "/etc/cni/net.d/10-bridge.conflist", &bridge_network(host))?;
-    copy_plugins(&machine.file("/opt/cni/bin"))
+    copy_plugins(tools, &machine.file("/opt/cni/bin"))
 }
 
 /// Writes a file of a machine.
@@ -114,13 +114,11 @@ pub fn write(machine: &Machine, inside: &str, text: &str) -> Result<()> {
     std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The plugins of Debian's package, in a folder of the node's own.
-fn copy_plugins(to: &Path) -> Result<()> {
+/// The plugins that a runtime needs for the network before us, in a folder of the node's own.
+fn copy_plugins(tools: &Tools, to: &Path) -> Result<()> {
     std::fs::create_dir_all(to)?;
-    let entries = std::fs::read_dir("/usr/lib/cni").context("package containernetworking-plugins is not installed")?;
-    for entry in entries {
-        let entry = entry?;
-        std::fs::copy(entry.path(), to.join(entry.file_name())).context("cannot copy a CNI plugin")?;
+    for name in ["bridge", "host-local", "loopback"] {
+        std::fs::copy(tools.path(name), to.join(name)).with_context(|| format!("cannot copy the CNI plugin {name}"))?;
     }
     Ok(())
 }

@@ -126,7 +126,7 @@ fn redirect(pod: &Pod) -> Result<()> {
     let rules = format!(
         "table ip sidecar {{\n chain inbound {{\n  type nat hook prerouting priority dstnat\n  \
          tcp dport {{ 15020, 15021, 15090 }} accept\n  meta l4proto tcp redirect to :15006\n }}\n chain outbound {{\n  \
-         type nat hook output priority dstnat\n  meta skgid {GROUP} accept\n  ip daddr 127.0.0.0/8 accept\n  \
+         type nat hook output priority -100\n  meta skgid {GROUP} accept\n  ip daddr 127.0.0.0/8 accept\n  \
          meta l4proto tcp redirect to :15001\n }}\n}}\n"
     );
     let mut nft = pod.command("nft").args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()?;

@@ -24,7 +24,7 @@ struct Module {
     pinned: &'static str,
 }
 
-const MODULES: [Module; 4] = [
+const MODULES: [Module; 5] = [
     Module {
         name: "kubernetes",
         programs: &["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"],
@@ -45,6 +45,12 @@ const MODULES: [Module; 4] = [
         programs: &["helm"],
         pinned: "helm.sh/helm/v3",
         version: |pin| format!("-X helm.sh/helm/v3/internal/version.version={pin}"),
+    },
+    Module {
+        name: "cni",
+        programs: &["bridge", "host-local", "loopback"],
+        pinned: "github.com/containernetworking/plugins",
+        version: |pin| format!("-X github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion={pin}"),
     },
     Module { name: "dns", programs: &["dns"], pinned: "github.com/coredns/coredns", version: |_| String::new() },
 ];
@@ -116,6 +122,10 @@ impl Tools {
             .current_dir(&source)
             .args(["install", "-v", "-trimpath", "-buildvcs=false", "-ldflags", &flags])
             .args(package);
+        if module.name == "cni" {
+            // As the CNI project ships them: without libraries, so that they run in anybody's container.
+            command.env("CGO_ENABLED", "0");
+        }
         command.env("GOBIN", &self.folder);
         with_progress(&mut command, module)?;
         std::fs::write(&stamp, wanted).context("cannot note what was built")

@@ -1,6 +1,7 @@
 //! What must hold of a running cluster with the product on it: each check is a sentence and a function that finds it true
 //! and says what it found, or says why not.
 
+mod bad_input;
 mod installation;
 mod istio_objects;
 mod leaks;
@@ -36,11 +37,12 @@ impl Stage {
 
 /// All, in the order in which they run.
 pub fn all() -> Vec<Check> {
-    let rooms: [&[Check]; 6] = [
+    let rooms: [&[Check]; 7] = [
         installation::CHECKS,
         istio_objects::CHECKS,
         sidecars::CHECKS,
         resilience::CHECKS,
+        bad_input::CHECKS,
         leaks::CHECKS,
         removal::CHECKS,
     ];

@@ -1,0 +1,169 @@
+//! What goes wrong is said where its operator looks, with the reason, and goes wrong alone.
+
+use super::{Check, Stage};
+use crate::bookinfo;
+use crate::control;
+use crate::install::{chart, helm, values};
+use crate::kubectl;
+use crate::pod::Pod;
+use crate::product::NAMESPACE;
+use anyhow::{Result, ensure};
+use lab::shell;
+use serde_json::Value;
+use std::time::Duration;
+
+pub const CHECKS: &[Check] = &[
+    Check { name: "helm_refuses_values_that_make_no_sense_and_names_them", run: senseless_values },
+    Check { name: "a_pod_with_an_unknown_network_is_told_so_in_its_events", run: unknown_network },
+    Check { name: "a_node_without_vfs_left_says_so_in_the_pods_events", run: no_vfs_left },
+    Check {
+        name: "a_workload_whose_configuration_is_refused_is_alone_and_its_events_say_why",
+        run: refused_configuration,
+    },
+    Check { name: "a_workload_whose_identity_istiod_denies_is_alone_and_its_events_say_why", run: denied_identity },
+    Check { name: "a_pod_that_starts_while_istiod_is_away_waits_for_it", run: unreachable_istiod },
+];
+
+const OUTSIDE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: outside}\n";
+const UNKNOWN_NETWORK: &str = include_str!("../../manifests/unknown-network.yaml");
+const FILLER: &str = include_str!("../../manifests/filler.yaml");
+const UNSUPPORTED: &str = include_str!("../../manifests/istio/unsupported.yaml");
+
+/// Values, and the word of the refusal that names what is wrong.
+const SENSELESS: [(&str, &str); 5] = [
+    ("controller.replicas=-1", "replicas"),
+    ("cniNode.podReadyTimeoutMs=soon", "podReadyTimeoutMs"),
+    ("management.hostAddress=card", "hostAddress"),
+    ("cniNode.vfProvider=magic", "vfProvider"),
+    ("istiod.port=15012", "port"),
+];
+
+fn senseless_values(stage: &Stage) -> Result<String> {
+    let (chart, values) = (chart().display().to_string(), values().display().to_string());
+    for (value, word) in SENSELESS {
+        let words = ["template", "checked", &chart, "-f", &values, "--set", value];
+        let refusal = helm(&stage.cluster, &words).err().map(|error| format!("{error:#}"));
+        ensure!(refusal.as_ref().is_some_and(|text| text.contains(word)), "`--set {value}`: {refusal:?}");
+    }
+    Ok(format!("{} values are refused by name", SENSELESS.len()))
+}
+
+fn unknown_network(_: &Stage) -> Result<String> {
+    kubectl::apply(&format!("{OUTSIDE}---\n{UNKNOWN_NETWORK}"))?;
+    let told = event("outside", "lost", &["nowhere"]);
+    kubectl::delete(UNKNOWN_NETWORK)?;
+    told
+}
+
+fn no_vfs_left(_: &Stage) -> Result<String> {
+    kubectl::apply(&format!("{OUTSIDE}---\n{FILLER}"))?;
+    let told = shell::wait_for("an event of a pod without VF", Duration::from_secs(60), || {
+        let events = kubectl::json("-n outside get events.events.k8s.io --field-selector type=Warning")?;
+        let notes = events["items"].as_array().into_iter().flatten().filter_map(|event| event["note"].as_str());
+        let mut notes = notes.filter(|note| note.to_lowercase().contains("no free vf") || note.contains("VFs"));
+        notes.next().map(str::to_owned).ok_or_else(|| anyhow::anyhow!("no event speaks of VFs: {events}"))
+    });
+    kubectl::delete(FILLER)?;
+    shell::wait_for("end of the fillers", Duration::from_secs(60), || {
+        let pods = kubectl::json("-n outside get pods -l app=filler")?;
+        ensure!(pods["items"].as_array().is_some_and(Vec::is_empty), "some are still there");
+        Ok(())
+    })?;
+    told
+}
+
+/// JWT is not done by the proxy: the callee stays on its last good configuration, and is told of.
+fn refused_configuration(stage: &Stage) -> Result<String> {
+    let details = Pod::find(bookinfo::NAMESPACE, "app=details")?;
+    kubectl::apply(UNSUPPORTED)?;
+    let told = event(bookinfo::NAMESPACE, &details.name, &["jwt"]).and_then(|text| {
+        stage.bookinfo()?.page()?;
+        others_accepted(&details.name)?;
+        Ok(text)
+    });
+    kubectl::delete(UNSUPPORTED)?;
+    let accepted =
+        shell::wait_for("accepted configuration", Duration::from_secs(20), || configuration(&details.name, "Accepted"));
+    told.and_then(|text| accepted.map(|()| text))
+}
+
+fn others_accepted(except: &str) -> Result<()> {
+    let workloads = kubectl::json(&format!("-n {} get dpuworkloads", bookinfo::NAMESPACE))?;
+    for workload in workloads["items"].as_array().into_iter().flatten() {
+        let (name, configuration) = (&workload["metadata"]["name"], &workload["status"]["configuration"]);
+        ensure!(name == except || configuration == "Accepted", "{name} is {configuration}, too");
+    }
+    Ok(())
+}
+
+fn configuration(pod: &str, wanted: &str) -> Result<()> {
+    let workload = kubectl::json(&format!("-n {} get dpuworkload {pod}", bookinfo::NAMESPACE))?;
+    ensure!(workload["status"]["configuration"] == wanted, "{}", workload["status"]);
+    Ok(())
+}
+
+/// An istiod that doesn't trust the adapter gives a new pod no certificate; those that have one go on.
+fn denied_identity(stage: &Stage) -> Result<String> {
+    let (istiod, tools) = (control::Program::Istiod, &stage.cluster.tools);
+    istiod.process()?.kill()?;
+    control::start_istiod(tools, "istio-system/somebody-else")?.wait()?;
+    let told = new_pod("app=details").and_then(|pod| {
+        let text = event(bookinfo::NAMESPACE, &pod, &["istiod"])?;
+        let bookinfo = stage.bookinfo()?;
+        ensure!(bookinfo.client.get(&bookinfo.reviews, "/reviews/0", &[])?.status == 200, "others fail, too");
+        Ok(text)
+    });
+    istiod.process()?.kill()?;
+    istiod.start(tools)?.wait()?;
+    bookinfo::wait_ready(bookinfo::PODS)?;
+    stage.bookinfo()?.wait_served()?;
+    told
+}
+
+fn unreachable_istiod(stage: &Stage) -> Result<String> {
+    let istiod = control::Program::Istiod;
+    istiod.process()?.kill()?;
+    let told = new_pod("app=details").and_then(|pod| {
+        std::thread::sleep(Duration::from_secs(3));
+        let object = kubectl::json(&format!("-n {} get pod {pod}", bookinfo::NAMESPACE))?;
+        ensure!(object["status"]["phase"] == "Pending", "it is {} without configuration", object["status"]["phase"]);
+        Ok(())
+    });
+    istiod.start(&stage.cluster.tools)?.wait()?;
+    told?;
+    bookinfo::wait_ready(bookinfo::PODS)?;
+    stage.bookinfo()?.wait_served()?;
+    Ok("it was not started ungoverned, and started once istiod was there".to_owned())
+}
+
+/// Deletes a pod and names the one that takes its place.
+fn new_pod(selector: &str) -> Result<String> {
+    let names = || -> Result<Vec<String>> {
+        let pods = kubectl::json(&format!("-n {} get pods -l {selector}", bookinfo::NAMESPACE))?;
+        let names = pods["items"].as_array().into_iter().flatten().map(|pod| pod["metadata"]["name"].as_str());
+        Ok(names.flatten().map(str::to_owned).collect())
+    };
+    let old = names()?;
+    kubectl::run(&format!("-n {} delete pods -l {selector} --wait=false", bookinfo::NAMESPACE))?;
+    shell::wait_for("a new pod", Duration::from_secs(20), || {
+        names()?.into_iter().find(|name| !old.contains(name)).ok_or_else(|| anyhow::anyhow!("there is none"))
+    })
+}
+
+/// Waits for a warning about a pod that has all these words; its text.
+fn event(namespace: &str, pod: &str, words: &[&str]) -> Result<String> {
+    let filter = format!("type=Warning,regarding.name={pod}");
+    shell::wait_for(&format!("an event of {pod}"), Duration::from_secs(45), || {
+        let events = kubectl::json(&format!("-n {namespace} get events.events.k8s.io --field-selector {filter}"))?;
+        let notes: Vec<String> = events["items"].as_array().into_iter().flatten().map(line).collect();
+        let found =
+            notes.iter().find(|note| words.iter().all(|word| note.to_lowercase().contains(&word.to_lowercase())));
+        found
+            .cloned()
+            .ok_or_else(|| anyhow::anyhow!("no event has {words:?}; there are {notes:?}; {NAMESPACE}'s logs say more"))
+    })
+}
+
+fn line(event: &Value) -> String {
+    format!("{}: {}", event["reason"].as_str().unwrap_or_default(), event["note"].as_str().unwrap_or_default())
+}
