@@ -45,7 +45,7 @@ impl Cluster {
     /// Finds the API server. Nothing is asked of it yet.
     pub async fn find(access: &Access) -> anyhow::Result<Self> {
         let mut config = match &access.context {
-            None => Config::infer().await.context("no cluster: give a kubeconfig (KUBECONFIG)")?,
+            None => Config::infer().await.map_err(|error| anyhow::anyhow!("no cluster: set KUBECONFIG ({error})"))?,
             Some(context) => {
                 let options = KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
                 Config::from_kubeconfig(&options).await.with_context(|| format!("context {context:?}"))?
@@ -115,7 +115,7 @@ impl Cluster {
         let workloads: Api<DpuWorkload> = self.of(Some(namespace));
         let events: Api<Event> = self.of(Some(namespace));
         let of_pod = ListParams::default().fields(&format!("involvedObject.kind=Pod,involvedObject.name={name}"));
-        let workload = workloads.get_opt(name).await.with_context(|| self.cannot("read dpuworkloads"))?;
+        let workload = workloads.get_opt(name).await.map_err(self.failed("read dpuworkloads"))?;
         let Some(workload) = workload else { bail!(self.no_workload(namespace, name).await) };
         // Without the right to see events the rest is still worth something.
         let events = events.list(&of_pod).await.map(|list| list.items).unwrap_or_default();
@@ -179,7 +179,7 @@ impl Cluster {
     /// Refuses a name that no node has: the certificate would fit nothing.
     pub async fn require_node(&self, name: &str) -> anyhow::Result<()> {
         let nodes: Api<Node> = Api::all(self.client.clone());
-        let all = nodes.list_metadata(&Default::default()).await.with_context(|| self.cannot("list nodes"))?;
+        let all = nodes.list_metadata(&Default::default()).await.map_err(self.failed("list nodes"))?;
         let names: Vec<String> = all.items.into_iter().filter_map(|node| node.metadata.name).collect();
         if !names.iter().any(|one| one == name) {
             bail!("there is no node {name:?}; nodes are: {}", names.join(", "));
@@ -191,7 +191,7 @@ impl Cluster {
     pub async fn config_map(&self, name: &str, key: &str) -> anyhow::Result<String> {
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
         let what = format!("ConfigMap {}/{name}", self.namespace);
-        let map = maps.get_opt(name).await.with_context(|| self.cannot(&format!("read {what}")))?;
+        let map = maps.get_opt(name).await.map_err(self.failed(format!("read {what}")))?;
         let map = map.with_context(|| self.missing(&what))?;
         let text = map.data.unwrap_or_default().remove(key);
         text.with_context(|| format!("{what} has no {key}: `helm upgrade` writes it again"))
@@ -201,7 +201,7 @@ impl Cluster {
     pub async fn authority(&self, secret: &str) -> anyhow::Result<(String, String)> {
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         let what = format!("Secret {}/{secret}", self.namespace);
-        let found = secrets.get_opt(secret).await.with_context(|| self.cannot(&format!("read {what}")))?;
+        let found = secrets.get_opt(secret).await.map_err(self.failed(format!("read {what}")))?;
         let mut data = found.with_context(|| self.missing(&what))?.data.unwrap_or_default();
         let mut text = |key: &str| {
             let bytes = data.remove(key).with_context(|| format!("{what} has no {key}"))?;
@@ -223,9 +223,10 @@ impl Cluster {
         })
     }
 
-    /// What could not be done, where.
-    pub fn cannot(&self, action: &str) -> String {
-        format!("cannot {action} at {}", self.server)
+    /// What could not be done, where, and why.
+    fn failed(&self, action: impl Into<String>) -> impl FnOnce(kube::Error) -> anyhow::Error {
+        let (action, server) = (action.into(), self.server.clone());
+        move |error| anyhow::anyhow!("{} (API server {server})", refused(&action, &error))
     }
 
     fn missing(&self, what: &str) -> String {
@@ -244,16 +245,11 @@ fn refused(action: &str, error: &kube::Error) -> String {
     }
 }
 
-/// The error with its causes.
+/// The innermost cause says what happened; those around it say which library saw it.
 fn explain(error: &kube::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(cause) = innermost.source() {
+        innermost = cause;
     }
-    text
+    innermost.to_string()
 }

@@ -42,7 +42,8 @@ pub async fn run(arguments: &Arguments) -> anyhow::Result<Answer> {
 
 async fn show_status(cluster: &Cluster, arguments: &Status) -> anyhow::Result<Answer> {
     let seen = cluster.see(arguments.namespace.as_deref()).await;
-    let status = status::judge(&seen).map_err(|reason| anyhow!("{reason} (dpumesh check)"))?;
+    let status = status::judge(&seen)
+        .map_err(|reason| anyhow!("{reason} (API server {}; try `dpumesh check`)", cluster.server))?;
     let text = match arguments.output {
         Some(Output::Json) => serde_json::to_string_pretty(&status).context("cannot be said in JSON")? + "\n",
         output => status::text(&status, output == Some(Output::Wide)),
