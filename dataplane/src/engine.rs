@@ -98,6 +98,12 @@ impl<D: Door> Engine<D> {
         &self.image
     }
 
+    /// Every link that matters: the uplink and the representors.
+    pub fn links(&self) -> BTreeSet<u32> {
+        let representors = self.state.ports.values().map(|port| port.device.ifindex);
+        representors.chain([self.uplink.ifindex]).collect()
+    }
+
     /// Makes the DPU's own routes the pods' ways to the fabric.
     pub async fn follow_routes(&mut self) -> Result<(), EngineError> {
         let own = self.door.own_routes().await?;

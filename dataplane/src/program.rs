@@ -15,6 +15,7 @@ use service::grpc::TlsArgs;
 use service::health::Health;
 use service::http::{Routes, SharedRegistry};
 use service::logging::LogArgs;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -61,6 +62,9 @@ pub struct Args {
     #[command(flatten)]
     pub log: LogArgs,
 }
+
+/// Between attempts to hear of links and routes again.
+const REOPEN_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Args {
     fn kernel(&self) -> KernelArgs {
@@ -125,13 +129,34 @@ async fn engine(args: &Args, mut kernel: Kernel, uplink: crate::state::Device) -
 }
 
 async fn follow_links(mut links: LinkWatch, engine: Arc<Mutex<Engine<Kernel>>>) {
-    while let Some(changed) = links.changed().await {
-        // A link that is down yet refuses routes; it will be heard of again when it is up.
-        if let Err(error) = engine.lock().await.refresh(&changed).await {
-            tracing::info!(%error, "not yet as it should be");
+    loop {
+        while let Some(changed) = links.changed().await {
+            refresh(&engine, |_| changed.clone()).await;
         }
+        // More happened at once than the socket holds: what was missed is found by looking at everything.
+        tracing::warn!("missed news of links and routes; all are looked at again");
+        links = reopened().await;
+        refresh(&engine, Engine::links).await;
     }
-    tracing::error!("the kernel tells no more of links; restart to follow them again");
+}
+
+async fn refresh(engine: &Mutex<Engine<Kernel>>, changed: impl Fn(&Engine<Kernel>) -> BTreeSet<u32>) {
+    let mut engine = engine.lock().await;
+    let changed = changed(&engine);
+    // A link that is down yet refuses routes; it will be heard of again when it is up.
+    if let Err(error) = engine.refresh(&changed).await {
+        tracing::info!(%error, "not yet as it should be");
+    }
+}
+
+async fn reopened() -> LinkWatch {
+    loop {
+        match LinkWatch::open() {
+            Ok(links) => return links,
+            Err(error) => tracing::error!(%error, "cannot follow links and routes; trying again"),
+        }
+        tokio::time::sleep(REOPEN_INTERVAL).await;
+    }
 }
 
 async fn clean(args: &Args) -> anyhow::Result<()> {

@@ -7,6 +7,7 @@ use lab::proxy::{Proxy, accept, call};
 use lab::*;
 use mesh_api::dataplane as wire;
 use mesh_api::dataplane::operation::Operation as Kind;
+use nix::sys::signal::Signal;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, UdpSocket};
 
@@ -82,6 +83,28 @@ fn a_pod_reaches_hosts_and_what_is_behind_them_by_the_dpus_own_routes() {
         lab.drops("vf1", "no_route") > 0
     });
     assert_eq!(lab.within("pod1", || udp_ask("192.0.2.2:5300", PATIENCE)).as_deref(), Some("outside"));
+}
+
+#[test]
+fn routes_are_followed_also_after_more_changed_at_once_than_can_be_told() {
+    let lab = reach("flood", [ungoverned(1)]);
+    let dpu = lab.netns("dpu");
+    let _echo = lab.spawn("fab", udp_echo("198.51.100.7:5300", "outside"));
+    shell(&format!("ip -n {dpu} route del default"));
+    eventually("no way yet", || {
+        lab.within("pod1", || udp_ask("198.51.100.7:5300", BRIEF)).is_none() && lab.drops("vf1", "no_route") > 0
+    });
+    lab.signal(Signal::SIGSTOP);
+    let batch = |word: &str| {
+        (0..8000).map(|n| format!("route {word} 10.77.{}.{}/32 dev up0\n", n / 250, n % 250)).collect::<String>()
+    };
+    let file = lab.steering_socket().with_file_name("routes");
+    std::fs::write(&file, batch("add") + &batch("del")).expect("written");
+    shell(&format!("ip -n {dpu} -batch {} && ip -n {dpu} route add default via {HOST}", file.display()));
+    lab.signal(Signal::SIGCONT);
+    eventually("the new way is found", || {
+        lab.within("pod1", || udp_ask("198.51.100.7:5300", BRIEF)).as_deref() == Some("outside")
+    });
 }
 
 #[test]

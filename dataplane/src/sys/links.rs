@@ -7,6 +7,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
 use std::collections::BTreeSet;
+use std::future::ready;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
@@ -44,7 +45,9 @@ impl LinkWatch {
             action: "follow the links".to_owned(),
             reason: error.to_string(),
         })?;
-        let indices = messages.filter_map(|(message, _)| async move {
+        // What the kernel could not tell in time is lost, and nobody knows of which link it was.
+        let whole = messages.take_while(|(message, _)| ready(!matches!(message.payload, NetlinkPayload::Overrun(_))));
+        let indices = whole.filter_map(|(message, _)| async move {
             match message.payload {
                 NetlinkPayload::InnerMessage(
                     RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link),
@@ -56,8 +59,8 @@ impl LinkWatch {
         Ok(Self { indices: indices.boxed(), task: tokio::spawn(connection) })
     }
 
-    /// Interface indices of the links that changed, 0 for routes and addresses; `None` when the kernel
-    /// tells no more.
+    /// Interface indices of the links that changed, 0 for routes and addresses; `None` when something was
+    /// missed: open another, and look at everything.
     pub async fn changed(&mut self) -> Option<BTreeSet<u32>> {
         let mut changed = BTreeSet::from([self.indices.next().await?]);
         let settle = tokio::time::sleep(SETTLE);

@@ -133,6 +133,12 @@ impl Lab {
         }
     }
 
+    /// Sends it a signal that does not end it.
+    pub fn signal(&self, signal: Signal) {
+        let child = self.program.as_ref().expect("the dataplane runs");
+        kill(Pid::from_raw(child.id() as i32), signal).expect("signal");
+    }
+
     /// `dataplane --cleanup`.
     pub fn clean(&self) {
         assert!(self.program().arg("--cleanup").status().expect("run").success(), "cleanup failed");
