@@ -3,7 +3,7 @@
 use super::{Checked, Finding};
 
 /// The oldest minor version of Kubernetes 1 that the chart takes.
-const OLDEST_MINOR: u32 = 28;
+const OLDEST_MINOR: u32 = 30;
 
 pub(super) fn api_server(checked: &Checked) -> Finding {
     let version = match &checked.version {
