@@ -3,6 +3,7 @@
 
 mod support;
 
+use mesh_api::report::{ConfigurationState as State, MutualTls};
 use mesh_api::type_url;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -10,6 +11,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use support::holder::FakeHolder;
 use support::istiod::TOKEN;
+use support::reports::Heard;
 use support::world::{FakeProxy, World, anywhere, get};
 
 const CURL: &str = "spiffe://cluster.local/ns/bookinfo/sa/curl";
@@ -31,6 +33,17 @@ fn workload(page: &str, name: &str) -> Value {
     let page: Value = serde_json::from_str(page).expect("JSON");
     let all = page["workloads"].as_array().expect("workloads");
     all.iter().find(|one| one["name"] == name).unwrap_or_else(|| panic!("{name} is not in {page}")).clone()
+}
+
+/// Waits until the controller heard so.
+async fn heard(heard: Heard, what: &str, holds: impl Fn(&Heard) -> bool) {
+    for _ in 0..300 {
+        if holds(&heard) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("waited in vain until the controller heard that {what}: {:?}", heard.pods);
 }
 
 async fn everything(proxy: &mut FakeProxy, pods: usize) {
@@ -92,6 +105,22 @@ async fn a_refused_identity_is_alone_in_failing_and_is_told_what_istiod_said() {
     let expired = words("reviews-v1");
     assert!(expired.contains("expired") && expired.contains(REVIEWS), "{expired}");
     assert!(get(addresses.health, "/readyz").await.starts_with("ready"), "the others are served");
+
+    let heard = |what: &'static str, holds: fn(&Heard) -> bool| heard(world.heard.clone(), what, holds);
+    heard("curl is denied", |heard| heard.of("curl").state() == State::Denied).await;
+    assert!(world.heard.of("curl").reason.contains("is not welcome"), "{:?}", world.heard.of("curl"));
+    heard("the others are accepted", |heard| heard.of("ratings-v1").state() == State::Accepted).await;
+    let ratings = world.heard.of("ratings-v1");
+    assert_eq!((ratings.scope.clone(), ratings.mutual_tls()), (proxy.scope("ratings-v1"), MutualTls::Strict));
+    let node = world.heard.node.lock().expect("not poisoned").clone();
+    assert!(node.proxy_connected && (node.streams_open, node.streams_wanted) == (2, 4), "{node:?}");
+
+    world.istiod.with(|istiod| istiod.refused.clear());
+    everything(&mut proxy, 3).await;
+    proxy.watch(Duration::from_millis(200)).await;
+    heard("curl is welcome again", |heard| heard.of("curl").state() == State::Accepted).await;
+    world.detach("curl");
+    heard("curl is gone", |heard| !heard.pods.lock().expect("not poisoned").contains_key("curl")).await;
     stop.cancel();
 }
 

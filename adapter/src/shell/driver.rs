@@ -242,15 +242,17 @@ impl Driver {
 
     fn set_stream(&mut self, uid: &str, state: Result<(), (String, bool)>) {
         if let Some(stream) = self.shared.aggregate().stream(uid) {
-            // What keeps all of them away is told by health, once.
-            if let Err((reason, true)) = &state
-                && *reason != stream.error
-            {
-                tracing::warn!(workload = uid, reason, "the control plane refuses the workload");
-            }
             stream.is_connected = state.is_ok();
             stream.connections += u64::from(state.is_ok());
-            (stream.error, stream.is_denied) = state.err().unwrap_or_default();
+            let (error, is_denied) = state.err().unwrap_or_default();
+            if !is_denied {
+                stream.denied_since = None;
+            } else if stream.denied_since.is_none() || stream.error != error {
+                // What keeps all of them away is told by health, once.
+                tracing::warn!(workload = uid, reason = error, "the control plane refuses the workload");
+                stream.denied_since = Some(Instant::now());
+            }
+            stream.error = error;
         }
         self.tell_control_plane_health();
     }

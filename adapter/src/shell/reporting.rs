@@ -4,11 +4,13 @@
 //! what differs. After a start nothing is told until everything attached is answered, or was waited for:
 //! what is merely not known again would be told as withdrawn.
 
+use super::troubles::FRESH;
 use super::{Shared, standing};
 use crate::translate::aggregate::{Aggregate, Member};
 use crate::translate::status::Obstacles;
 use mesh_api::report::{NodeReport, ProxyStatus, WorkloadReport, node_report, workload_report};
 use service::report::Reporter;
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -71,16 +73,20 @@ impl Reporting {
         let waited = self.complete.is_some_and(|complete| now >= complete + PATIENCE);
         self.is_open |= facts.is_settled || waited;
         match self.is_open {
-            true => self.report(shared, facts),
+            true => self.report(now, shared, facts),
             false => self.due = self.complete.map(|complete| complete + PATIENCE),
         }
     }
 
-    fn report(&mut self, shared: &Shared, facts: Facts) {
-        let obstacles = |member: &Member| Obstacles {
-            stream: standing::obstacle(shared, member).map(|trouble| (trouble.reason, trouble.is_denied)),
-            proxy_is_away: !facts.proxy_connected,
+    fn report(&mut self, now: Instant, shared: &Shared, facts: Facts) {
+        let is_fresh = Cell::new(false);
+        let stream = |member: &Member| {
+            let trouble = standing::obstacle(shared, member)?;
+            let is_denied = trouble.is_settled_denial(now);
+            is_fresh.set(is_fresh.get() || trouble.is_denied && !is_denied);
+            Some((trouble.reason, is_denied))
         };
+        let obstacles = |member: &Member| Obstacles { stream: stream(member), proxy_is_away: !facts.proxy_connected };
         let aggregate = shared.aggregate();
         let reports: Vec<WorkloadReport> = aggregate
             .configurations(obstacles)
@@ -91,6 +97,8 @@ impl Reporting {
                 part: Some(workload_report::Part::Configuration(configuration)),
             })
             .collect();
+        // A refusal that lasts is told as one.
+        self.due = is_fresh.get().then(|| now + FRESH);
         let node = proxy(&aggregate, facts);
         drop(aggregate);
         let current: BTreeSet<String> = reports.iter().map(|one| format!("{}/{}", one.namespace, one.name)).collect();

@@ -3,6 +3,7 @@
 use super::Shared;
 use super::troubles::Trouble;
 use crate::translate::aggregate::Member;
+use std::time::Instant;
 
 /// What keeps a workload's stream from being open; `None` when it is.
 pub(super) fn obstacle(shared: &Shared, member: &Member) -> Option<Trouble> {
@@ -10,8 +11,12 @@ pub(super) fn obstacle(shared: &Shared, member: &Member) -> Option<Trouble> {
     if stream.is_connected {
         return None;
     }
-    let failed = || Trouble { reason: stream.error.clone(), is_denied: stream.is_denied };
-    let waiting = |reason: String| Trouble { reason, is_denied: false };
+    let failed = || Trouble {
+        reason: stream.error.clone(),
+        is_denied: stream.denied_since.is_some(),
+        since: stream.denied_since.unwrap_or_else(Instant::now),
+    };
+    let waiting = |reason: String| Trouble::new(reason, false);
     let trouble = shared.troubles.of(identity).or_else(|| (!stream.error.is_empty()).then(failed));
     trouble.or_else(|| match (shared.keys.is_connected(), shared.keys.get(identity)) {
         (false, _) => Some(waiting(format!("dpu-proxy, which holds the key of {identity}, is not connected"))),

@@ -4,6 +4,7 @@
 use mesh_model::Identity;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// The steps before a stream.
@@ -13,12 +14,33 @@ pub enum Step {
     Connection,
 }
 
+/// How long a refusal may be that of a control plane which has not seen the pod yet.
+pub const FRESH: Duration = Duration::from_secs(3);
+
 /// Why a step failed last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
     pub reason: String,
     /// It was refused; to try again helps only when something has changed.
     pub is_denied: bool,
+    /// When that was said first.
+    pub since: Instant,
+}
+
+impl Trouble {
+    /// A reason from now on.
+    pub fn new(reason: String, is_denied: bool) -> Self {
+        Self { reason, is_denied, since: Instant::now() }
+    }
+
+    /// It is refused, and has been for long enough to mean it.
+    pub fn is_settled_denial(&self, now: Instant) -> bool {
+        self.is_denied && now >= self.since + FRESH
+    }
+
+    fn says_the_same(&self, other: &Self) -> bool {
+        (&self.reason, self.is_denied) == (&other.reason, other.is_denied)
+    }
 }
 
 /// Of all identities. Cheap to clone.
@@ -32,19 +54,30 @@ impl Troubles {
     /// How a step went: a reason, and whether it was refused.
     pub fn note(&self, identity: &Identity, step: Step, outcome: Result<(), (String, bool)>) {
         let key = (identity.clone(), step);
-        let trouble = outcome.err().map(|(reason, is_denied)| Trouble { reason, is_denied });
-        let before = match &trouble {
-            Some(trouble) => self.lock().insert(key, trouble.clone()),
-            None => self.lock().remove(&key),
-        };
-        if before == trouble {
-            return;
+        let trouble = outcome.err().map(|(reason, is_denied)| Trouble::new(reason, is_denied));
+        if self.replace(key, trouble.clone()) {
+            match &trouble {
+                Some(Trouble { reason, is_denied, .. }) => {
+                    tracing::warn!(%identity, ?step, is_denied, reason, "it failed");
+                }
+                None => tracing::info!(%identity, ?step, "it works again"),
+            }
+            self.changed.notify_one();
         }
-        match &trouble {
-            Some(Trouble { reason, is_denied }) => tracing::warn!(%identity, ?step, is_denied, reason, "it failed"),
-            None => tracing::info!(%identity, ?step, "it works again"),
+    }
+
+    /// Whether that is something new.
+    fn replace(&self, key: (Identity, Step), trouble: Option<Trouble>) -> bool {
+        let mut all = self.lock();
+        match (all.get(&key), trouble) {
+            (None, None) => false,
+            (Some(before), Some(trouble)) if before.says_the_same(&trouble) => false,
+            (_, Some(trouble)) => {
+                all.insert(key, trouble);
+                true
+            }
+            (Some(_), None) => all.remove(&key).is_some(),
         }
-        self.changed.notify_one();
     }
 
     /// The trouble of an identity: the first step that fails.
@@ -78,10 +111,15 @@ mod tests {
         let (troubles, one) = (Troubles::default(), Identity::new("td", "ns", "one").expect("valid"));
         troubles.note(&one, Step::Connection, Err(("expired".to_owned(), true)));
         troubles.note(&one, Step::Certificate, Err(("unreachable".to_owned(), false)));
-        assert_eq!(troubles.of(&one), Some(Trouble { reason: "unreachable".to_owned(), is_denied: false }));
+        let first = troubles.of(&one).expect("the certificate");
+        assert_eq!((first.reason.as_str(), first.is_denied), ("unreachable", false));
         assert_eq!(troubles.of(&Identity::new("td", "ns", "two").expect("valid")), None);
         troubles.note(&one, Step::Certificate, Ok(()));
         assert_eq!(troubles.of(&one).expect("connection").reason, "expired");
+        let (refused, now) = (troubles.of(&one).expect("refused"), Instant::now());
+        assert!(!refused.is_settled_denial(now) && refused.is_settled_denial(now + FRESH));
+        troubles.note(&one, Step::Connection, Err(("expired".to_owned(), true)));
+        assert_eq!(troubles.of(&one).expect("again").since, refused.since, "what is said again is not new");
         troubles.retain(&BTreeSet::new());
         assert_eq!(troubles.of(&one), None);
     }

@@ -15,6 +15,7 @@ use mesh_api::report::Configuration;
 use mesh_api::type_url;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 use xds::client::Update;
 use xds::{Rejected, Resource};
 
@@ -36,8 +37,8 @@ pub struct StreamState {
     pub is_connected: bool,
     /// Why it is not, or what went wrong last.
     pub error: String,
-    /// The control plane does not accept the workload.
-    pub is_denied: bool,
+    /// Since when the control plane does not accept the workload, for that reason.
+    pub denied_since: Option<Instant>,
     /// The control plane's last version.
     pub version: String,
     pub connections: u64,

@@ -4,6 +4,7 @@
 
 pub mod holder;
 pub mod istiod;
+pub mod reports;
 pub mod world;
 
 use istio_dpu_adapter::pod::Pod;

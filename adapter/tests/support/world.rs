@@ -2,6 +2,7 @@
 //! this process; and a proxy.
 
 use super::istiod::Istiod;
+use super::reports::Heard;
 use super::{DEMO, attachment, recorded, workload};
 use clap::Parser;
 use istio_dpu_adapter::shell::{Addresses, Args, start};
@@ -28,18 +29,19 @@ pub struct World {
     controller: Store,
     attachments: Store,
     pub istiod: Istiod,
+    pub heard: Heard,
     listening: SocketAddr,
     pub folder: tempfile::TempDir,
     stop: CancellationToken,
 }
 
-async fn listen(store: &Store, stop: &CancellationToken) -> SocketAddr {
+async fn listen(store: &Store, heard: &Heard, stop: &CancellationToken) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback");
     let address = listener.local_addr().expect("bound");
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
     let (events, _) = mpsc::unbounded_channel();
     let service = xds::server::service(store.clone(), |_: &Peer| Ok("host1".to_owned()), events);
-    let server = tonic::transport::Server::builder().add_service(service);
+    let server = tonic::transport::Server::builder().add_service(service).add_service(heard.service());
     tokio::spawn(server.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
     address
 }
@@ -69,9 +71,10 @@ impl World {
     async fn around(istiod: Istiod, stop: CancellationToken) -> Self {
         let (controller, attachments) = (Store::new(), Store::new());
         let folder = tempfile::tempdir().expect("folder");
-        let listening = listen(&controller, &stop).await;
+        let heard = Heard::default();
+        let listening = listen(&controller, &heard, &stop).await;
         listen_unix(&attachments, folder.path().join("attachments.sock"), &stop);
-        let world = Self { controller, attachments, istiod, listening, folder, stop };
+        let world = Self { controller, attachments, istiod, heard, listening, folder, stop };
         for pod in HOST1 {
             world.attach(pod, workload(pod), attachment(pod));
             world.play(DEMO, pod);
