@@ -8,7 +8,7 @@
 #include "drop_reason.h"
 
 #define MAX_PORTS 1024
-#define MAX_SERVICES 1024
+#define MAX_SERVICES 4096
 #define MAX_BACKENDS 16384
 /* A prime, over 100 times the usual number of backends of one service. */
 #define MAGLEV_SIZE 1021

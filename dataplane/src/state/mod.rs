@@ -251,9 +251,15 @@ fn removed<T>(removed: Option<T>, field: &'static str, key: &str) -> Result<(), 
     removed.map(drop).ok_or_else(|| parse::Refusal::missing(field, format!("there is no {key:?}")))
 }
 
+/// The lowest number of the range that is not used.
 fn free(range: std::ops::Range<u32>, used: impl Iterator<Item = u32>) -> Option<u32> {
-    let used: std::collections::BTreeSet<u32> = used.collect();
-    range.into_iter().find(|number| !used.contains(number))
+    let mut is_used = vec![false; range.len()];
+    for place in used.filter_map(|number| number.checked_sub(range.start)) {
+        if let Some(place) = is_used.get_mut(place as usize) {
+            *place = true;
+        }
+    }
+    range.zip(is_used).find(|(_, is_used)| !is_used).map(|(number, _)| number)
 }
 
 #[cfg(test)]

@@ -145,3 +145,10 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn every_place_is_given_once_and_the_lowest_free_one_first() {
+    assert_eq!(free(1..4, [1, 3].into_iter()), Some(2));
+    assert_eq!(free(1..4, [0, 7].into_iter()), Some(1), "what is not of the range takes no place");
+    assert_eq!(free(1..4, [2, 1, 3].into_iter()), None);
+}

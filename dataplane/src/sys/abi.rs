@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub const DROP_REASON_ROOM: usize = 32;
 /// Ports, and one for the uplink.
 pub const MAX_PORTS: u32 = 1024;
-pub const MAX_SERVICES: u32 = 1024;
+pub const MAX_SERVICES: u32 = 4096;
 pub const MAX_BACKENDS: u32 = 16384;
 /// Entries of one service in `MAGLEV`.
 pub const MAGLEV_SIZE: u32 = 1021;

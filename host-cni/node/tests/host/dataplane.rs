@@ -102,7 +102,7 @@ impl Dataplane for Fake {
                 }
                 Kind::DeleteRoutePrefix(prefix) => state.routes.retain(|route| route.prefix != prefix),
                 Kind::PutService(service) if service.key.as_ref().is_some_and(|key| key.port == REFUSED_PORT) => {
-                    return Err(Status::resource_exhausted("there is room for 1024 services"));
+                    return Err(Status::resource_exhausted("there is room for no more services"));
                 }
                 Kind::PutService(service) => {
                     state.services.retain(|other| other.key != service.key);
