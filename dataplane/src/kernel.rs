@@ -49,6 +49,7 @@ pub struct KernelArgs {
 pub struct Kernel {
     programs: Programs,
     network: Network,
+    bpf_dir: PathBuf,
     uplink: (String, Device),
     sysctl: Sysctl,
 }
@@ -63,7 +64,8 @@ impl Kernel {
         let link = network.link(&args.uplink).await?;
         let device = Device { ifindex: link.ifindex, mac: link.mac };
         let programs = Programs::load_pinned(&args.bpf_dir)?;
-        let mut kernel = Self { programs, network, uplink: (args.uplink.clone(), device), sysctl: args.sysctl.clone() };
+        let (bpf_dir, uplink, sysctl) = (args.bpf_dir.clone(), (args.uplink.clone(), device), args.sysctl.clone());
+        let mut kernel = Self { programs, network, bpf_dir, uplink, sysctl };
         kernel.wire_uplink().await?;
         Ok(kernel)
     }
@@ -79,6 +81,11 @@ impl Kernel {
     /// The uplink.
     pub fn uplink(&self) -> (String, Device) {
         self.uplink.clone()
+    }
+
+    /// What another version of this program left. Call it when everything is in place.
+    pub fn forget_other_versions(&self) -> Result<(), KernelError> {
+        programs::unpin_other_layouts(&self.bpf_dir)
     }
 
     /// Reads counters without the lock of this value.

@@ -124,6 +124,7 @@ async fn engine(args: &Args, mut kernel: Kernel, uplink: crate::state::Device) -
     engine.restore().await?;
     let image = engine.image().clone();
     engine.door().forget_others(&image)?;
+    engine.door().forget_other_versions()?;
     tracing::info!(ports = engine.state().ports.len(), epoch = engine.state().epoch, "the dataplane works");
     Ok(engine)
 }

@@ -312,6 +312,21 @@ fn a_deleted_port_and_a_cleanup_leave_nothing_behind() {
 }
 
 #[test]
+fn what_another_version_pinned_goes_when_this_one_is_in_place() {
+    let mut lab = Lab::new("version", 1);
+    ports(&lab, [ungoverned(1)]);
+    lab.stop(Signal::SIGTERM);
+    let old = lab.bpf_dir().join("0");
+    std::fs::create_dir_all(old.join("maps")).expect("folders in the bpf file system");
+    lab.start();
+    eventually("the old layout is gone", || !old.exists());
+    let _echo = lab.spawn("fab", udp_echo("10.2.0.5:53", "remote"));
+    eventually("the port works on", || {
+        lab.within("pod1", || udp_ask("10.2.0.5:53", BRIEF)).as_deref() == Some("remote")
+    });
+}
+
+#[test]
 fn a_bad_apply_changes_nothing_and_names_the_operation() {
     let lab = Lab::new("bad", 1);
     let before = lab.state();

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dataplane.bpf.o"));
 
 /// Folder of the pins below `--bpf-dir`; changes when a map's layout does.
-const LAYOUT: &str = "1";
+const LAYOUT: &str = "2";
 const MAPS: [&str; 13] = [
     "PORTS",
     "ENDPOINTS",
@@ -258,6 +258,12 @@ impl Programs {
 pub fn set_listener(maps: &mut Maps, key: abi::ListenerKey, socket: &impl AsRawFd) -> Result<(), KernelError> {
     let result = maps.listeners.insert(key, socket.as_raw_fd(), 0);
     result.map_err(|error| KernelError::map("LISTENERS", "write", &error))
+}
+
+/// Removes the pins of other versions, whose maps had another layout: their programs leave the interfaces.
+pub fn unpin_other_layouts(folder: &Path) -> Result<(), KernelError> {
+    let others = fs::read_dir(folder).into_iter().flatten().flatten().filter(|entry| entry.file_name() != LAYOUT);
+    others.map(|entry| entry.path()).try_for_each(|path| unpin(&path))
 }
 
 /// Removes every pin below `folder`: links detach, maps go when nothing uses them.

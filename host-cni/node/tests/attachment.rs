@@ -85,7 +85,8 @@ async fn routes_and_services_of_the_controller_reach_the_dataplane() {
 async fn what_the_dataplane_does_not_take_is_reported_and_keeps_nothing_else_back() {
     let mut host = Host::start().await;
     host.tell_of_a_service("too-many", host::dataplane::REFUSED_PORT);
-    let refusal = "the dataplane refused service 10.96.0.9:6666: there is room for no more services (ResourceExhausted)";
+    let refusal =
+        "the dataplane refused service 10.96.0.9:6666: there is room for no more services (ResourceExhausted)";
     eventually("reported", || host.told.host().problems == [refusal]).await;
     let netns = host.pod("a");
     host.add("a", &netns).await.expect("attached");
