@@ -262,10 +262,7 @@ pub fn set_listener(maps: &mut Maps, key: abi::ListenerKey, socket: &impl AsRawF
 
 /// Removes the pins of other versions, whose maps had another layout: their programs leave the interfaces.
 pub fn unpin_other_layouts(folder: &Path) -> Result<(), KernelError> {
-    // Layouts are numbers; whatever else is there is not ours.
-    let is_layout = |name: &str| name != LAYOUT && name.bytes().all(|byte| byte.is_ascii_digit());
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let others = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_layout));
+    let others = fs::read_dir(folder).into_iter().flatten().flatten().filter(|entry| entry.file_name() != LAYOUT);
     others.map(|entry| entry.path()).try_for_each(|path| unpin(&path))
 }
 

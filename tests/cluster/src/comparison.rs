@@ -117,6 +117,8 @@ fn deploy_sidecars(cluster: &Cluster) -> Result<Vec<Sidecar>> {
     let manifests = bookinfo::MANIFESTS
         .replace("{istio-injection: enabled}", "{}")
         .replace("namespace: bookinfo", &format!("namespace: {SIDECARS}"));
+    // As the injector sets it.
+    let manifests = manifests.replace(" labels: {app:", " labels: {security.istio.io/tlsMode: istio, app:");
     kubectl::apply(&manifests.replace("name: bookinfo", &format!("name: {SIDECARS}")))?;
     shell::wait_for("pods of the copy", Duration::from_secs(60), || {
         let count = pod::ready(SIDECARS, "app")?.len();

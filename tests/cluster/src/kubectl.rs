@@ -52,6 +52,35 @@ pub fn delete(manifests: &str) -> Result<String> {
     piped(&["delete", "--ignore-not-found", "--wait=false", "-f", "-"], manifests)
 }
 
+/// Manifests that are in force while this lives.
+#[must_use]
+pub struct Applied {
+    manifests: String,
+}
+
+impl Applied {
+    /// Applies them.
+    pub fn new(manifests: &str) -> Result<Self> {
+        let applied = Self { manifests: manifests.to_owned() };
+        apply(manifests)?;
+        Ok(applied)
+    }
+
+    /// Deletes what they name.
+    pub fn delete(mut self) -> Result<()> {
+        delete(&std::mem::take(&mut self.manifests)).map(drop)
+    }
+}
+
+impl Drop for Applied {
+    fn drop(&mut self) {
+        // After a failed check: it is deleted for the next one's sake; the failure is what is told.
+        if !self.manifests.is_empty() {
+            let _ = delete(&self.manifests);
+        }
+    }
+}
+
 fn piped(words: &[&str], input: &str) -> Result<String> {
     shell::check_interrupted()?;
     let mut child =

@@ -8,7 +8,7 @@ use cluster::bookinfo::Bookinfo;
 use cluster::cluster::Cluster;
 use cluster::machine::Machine;
 use cluster::tools::Tools;
-use cluster::{checks, demo, images, install, kubectl, state};
+use cluster::{checks, comparison, demo, images, install, kubectl, state};
 use lab::shell;
 use nix::sys::signal::Signal;
 use std::os::unix::process::CommandExt;
@@ -49,6 +49,8 @@ enum Command {
         #[arg(long)]
         list: bool,
     },
+    /// Measures the same load with DPUs and with sidecars, on the cluster that runs.
+    Compare,
     /// Builds what is not ours (Kubernetes, Istio, Helm, DNS) and keeps it for later runs.
     Build,
     /// Builds the images.
@@ -103,6 +105,12 @@ fn run(args: Args) -> Result<ExitCode> {
         Command::Test { list: true, .. } => checks::all().iter().for_each(|check| println!("{}", check.name)),
         Command::Test { filter, keep, .. } => {
             return interruptible(move || test(&binaries, filter.as_deref(), keep));
+        }
+        Command::Compare => {
+            return interruptible(move || {
+                println!("{}", comparison::run(&Cluster::find(&binaries)?)?);
+                Ok(true)
+            });
         }
         Command::Build => Tools::build().map(drop)?,
         Command::Images => print!("{}", images::build(&binaries)?),

@@ -53,12 +53,22 @@ pub fn wait_ready(component: &str, count: usize) -> Result<()> {
     waited.with_context(|| format!("events:\n{}", pod::warnings(NAMESPACE).unwrap_or_default()))
 }
 
-/// Name of the controller's pod that leads.
-pub fn leader() -> Result<String> {
+/// Who leads the controllers.
+#[derive(Clone, Debug)]
+pub struct Leader {
+    /// Name of its pod.
+    pub name: String,
+    /// When it last said so; later times are greater.
+    pub renewed: String,
+}
+
+/// As the lease says.
+pub fn leader() -> Result<Leader> {
     let lease = kubectl::json(&format!("-n {NAMESPACE} get lease dpumesh-controller"))?;
-    let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
-    ensure!(!holder.is_empty(), "no controller leads");
-    Ok(holder.to_owned())
+    let text = |field: &str| lease["spec"][field].as_str().unwrap_or_default().to_owned();
+    let leader = Leader { name: text("holderIdentity"), renewed: text("renewTime") };
+    ensure!(!leader.name.is_empty(), "no controller leads");
+    Ok(leader)
 }
 
 /// Kills the program of a pod, as a crash does; the kubelet starts it again.

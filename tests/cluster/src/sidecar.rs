@@ -56,14 +56,20 @@ impl Sidecar {
     /// Pids of agent and Envoy.
     pub fn pids(&self) -> Result<Vec<i32>> {
         let agent = self.process.id()?.pid;
-        let children = std::fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).unwrap_or_default();
-        Ok(std::iter::once(agent).chain(children.split_whitespace().filter_map(|pid| pid.parse().ok())).collect())
+        Ok(std::iter::once(agent).chain(children(agent)).collect())
     }
 
     /// Ends it.
     pub fn stop(self) -> Result<()> {
         self.process.stop()
     }
+}
+
+/// A child is listed with the thread that started it.
+fn children(pid: i32) -> Vec<i32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
 }
 
 /// Where the agent looks for them, relative to its folder.

@@ -4,7 +4,7 @@ use super::{Check, Stage};
 use crate::bookinfo;
 use crate::control;
 use crate::install::{chart, helm, values};
-use crate::kubectl;
+use crate::kubectl::{self, Applied};
 use crate::pod::Pod;
 use crate::product::NAMESPACE;
 use anyhow::{Result, ensure};
@@ -27,6 +27,7 @@ pub const CHECKS: &[Check] = &[
 const OUTSIDE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: outside}\n";
 const UNKNOWN_NETWORK: &str = include_str!("../../manifests/unknown-network.yaml");
 const FILLER: &str = include_str!("../../manifests/filler.yaml");
+const NEWCOMER: &str = include_str!("../../manifests/newcomer.yaml");
 const UNSUPPORTED: &str = include_str!("../../manifests/istio/unsupported.yaml");
 
 /// Values, and the word of the refusal that names what is wrong.
@@ -49,21 +50,21 @@ fn senseless_values(stage: &Stage) -> Result<String> {
 }
 
 fn unknown_network(_: &Stage) -> Result<String> {
-    kubectl::apply(&format!("{OUTSIDE}---\n{UNKNOWN_NETWORK}"))?;
-    let told = event("outside", "lost", &["nowhere"]);
-    kubectl::delete(UNKNOWN_NETWORK)?;
-    told
+    kubectl::apply(OUTSIDE)?;
+    let _pod = Applied::new(UNKNOWN_NETWORK)?;
+    event("outside", "lost", &["nowhere"])
 }
 
 fn no_vfs_left(_: &Stage) -> Result<String> {
-    kubectl::apply(&format!("{OUTSIDE}---\n{FILLER}"))?;
+    kubectl::apply(OUTSIDE)?;
+    let fillers = Applied::new(FILLER)?;
     let told = shell::wait_for("an event of a pod without VF", Duration::from_secs(60), || {
         let events = kubectl::json("-n outside get events.events.k8s.io --field-selector type=Warning")?;
         let notes = events["items"].as_array().into_iter().flatten().filter_map(|event| event["note"].as_str());
         let mut notes = notes.filter(|note| note.to_lowercase().contains("no free vf") || note.contains("VFs"));
         notes.next().map(str::to_owned).ok_or_else(|| anyhow::anyhow!("no event speaks of VFs: {events}"))
     });
-    kubectl::delete(FILLER)?;
+    fillers.delete()?;
     shell::wait_for("end of the fillers", Duration::from_secs(60), || {
         let pods = kubectl::json("-n outside get pods -l app=filler")?;
         ensure!(pods["items"].as_array().is_some_and(Vec::is_empty), "some are still there");
@@ -75,13 +76,13 @@ fn no_vfs_left(_: &Stage) -> Result<String> {
 /// JWT is not done by the proxy: the callee stays on its last good configuration, and is told of.
 fn refused_configuration(stage: &Stage) -> Result<String> {
     let details = Pod::find(bookinfo::NAMESPACE, "app=details")?;
-    kubectl::apply(UNSUPPORTED)?;
+    let object = Applied::new(UNSUPPORTED)?;
     let told = event(bookinfo::NAMESPACE, &details.name, &["jwt"]).and_then(|text| {
         stage.bookinfo()?.page()?;
         others_accepted(&details.name)?;
         Ok(text)
     });
-    kubectl::delete(UNSUPPORTED)?;
+    object.delete()?;
     let accepted =
         shell::wait_for("accepted configuration", Duration::from_secs(20), || configuration(&details.name, "Accepted"));
     told.and_then(|text| accepted.map(|()| text))
@@ -102,22 +103,21 @@ fn configuration(pod: &str, wanted: &str) -> Result<()> {
     Ok(())
 }
 
-/// An istiod that doesn't trust the adapter gives a new pod no certificate; those that have one go on.
+/// An istiod that doesn't trust the adapter gives a new identity no certificate; those that have one go on.
 fn denied_identity(stage: &Stage) -> Result<String> {
     let (istiod, tools) = (control::Program::Istiod, &stage.cluster.tools);
     istiod.process()?.kill()?;
     control::start_istiod(tools, "istio-system/somebody-else")?.wait()?;
-    let told = new_pod("app=details").and_then(|pod| {
-        let text = event(bookinfo::NAMESPACE, &pod, &["istiod"])?;
-        let bookinfo = stage.bookinfo()?;
-        ensure!(bookinfo.client.get(&bookinfo.reviews, "/reviews/0", &[])?.status == 200, "others fail, too");
+    let newcomer = Applied::new(NEWCOMER)?;
+    let told = event(bookinfo::NAMESPACE, "newcomer", &["IdentityDenied"]).and_then(|text| {
+        stage.bookinfo()?.page()?;
         Ok(text)
     });
     istiod.process()?.kill()?;
     istiod.start(tools)?.wait()?;
-    bookinfo::wait_ready(bookinfo::PODS)?;
-    stage.bookinfo()?.wait_served()?;
-    told
+    let started = kubectl::wait_condition("-n bookinfo pod newcomer", "Ready", 60);
+    newcomer.delete()?;
+    told.and_then(|text| started.map(|()| format!("{text}\nit started once istiod trusted the adapter again")))
 }
 
 fn unreachable_istiod(stage: &Stage) -> Result<String> {

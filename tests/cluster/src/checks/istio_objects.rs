@@ -2,7 +2,7 @@
 
 use super::{Check, Stage};
 use crate::bookinfo::{Bookinfo, NAMESPACE, seconds_until};
-use crate::kubectl;
+use crate::kubectl::{self, Applied};
 use crate::pod::{Pod, Service, faultless};
 use anyhow::{Context, Result, ensure};
 use lab::load::Outcome;
@@ -63,12 +63,12 @@ fn header(stage: &Stage) -> Result<String> {
 
 fn fault(stage: &Stage) -> Result<String> {
     let bookinfo = stage.bookinfo()?;
-    kubectl::apply(FAULT)?;
+    let object = Applied::new(FAULT)?;
     let delay = seconds_until("418 for testers", LIMIT, || {
         status(&bookinfo.client, &bookinfo.ratings, &["-H", "end-user: tester"], 418)
     })?;
     status(&bookinfo.client, &bookinfo.ratings, &[], 200)?;
-    kubectl::delete(FAULT)?;
+    object.delete()?;
     let gone = seconds_until("200 for testers again", LIMIT, || {
         status(&bookinfo.client, &bookinfo.ratings, &["-H", "end-user: tester"], 200)
     })?;
@@ -78,11 +78,11 @@ fn fault(stage: &Stage) -> Result<String> {
 fn deny(stage: &Stage) -> Result<String> {
     let bookinfo = stage.bookinfo()?;
     let denied = Pod::find(NAMESPACE, "app=productpage")?;
-    status(&denied, &bookinfo.ratings, &[], 200)?;
-    kubectl::apply(DENY)?;
+    seconds_until("200 for the product page", LIMIT, || status(&denied, &bookinfo.ratings, &[], 200))?;
+    let object = Applied::new(DENY)?;
     let delay = seconds_until("403 for the product page", LIMIT, || status(&denied, &bookinfo.ratings, &[], 403))?;
     status(&bookinfo.client, &bookinfo.ratings, &[], 200).context("another identity")?;
-    kubectl::delete(DENY)?;
+    object.delete()?;
     let gone = seconds_until("200 again", LIMIT, || status(&denied, &bookinfo.ratings, &[], 200))?;
     Ok(format!("403 for productpage after {delay:.2} s, 200 for others; gone {gone:.2} s after it was deleted"))
 }
@@ -92,12 +92,12 @@ fn strict(stage: &Stage) -> Result<String> {
     let bookinfo = stage.bookinfo()?;
     let outsider = outsider()?;
     seconds_until("details for an outsider", LIMIT, || status(&outsider, &bookinfo.details, &[], 200))?;
-    kubectl::apply(STRICT)?;
+    let object = Applied::new(STRICT)?;
     let delay = seconds_until("no answer for an outsider", LIMIT, || {
         status(&outsider, &bookinfo.details, &["--max-time", "2"], 0)
     })?;
     bookinfo.page().context("within the mesh")?;
-    kubectl::delete(STRICT)?;
+    object.delete()?;
     let gone =
         seconds_until("details for an outsider again", LIMIT, || status(&outsider, &bookinfo.details, &[], 200))?;
     Ok(format!("an outsider is refused after {delay:.2} s, members are not; gone {gone:.2} s after it was deleted"))

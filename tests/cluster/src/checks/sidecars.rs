@@ -2,7 +2,7 @@
 
 use super::{Check, Stage};
 use crate::bookinfo::seconds_until;
-use crate::kubectl;
+use crate::kubectl::{self, Applied};
 use crate::pod::{Pod, Service};
 use crate::sidecar::Sidecar;
 use anyhow::{Context, Result, ensure};
@@ -17,23 +17,20 @@ const LEGACY: &str = include_str!("../../manifests/legacy.yaml");
 const STRICT: &str = include_str!("../../manifests/istio/strict.yaml");
 
 fn interop(stage: &Stage) -> Result<String> {
-    kubectl::apply(LEGACY)?;
+    let _pods = Applied::new(LEGACY)?;
     kubectl::wait_condition("-n legacy pod legacy", "Ready", 30)?;
     let legacy = Pod::find("legacy", "app=legacy")?;
     let sidecar = Sidecar::start(&stage.cluster.tools, &legacy, "legacy", 9080)?;
     let found = sidecar.wait().and_then(|()| under_strict(stage, &legacy));
     sidecar.stop()?;
-    kubectl::delete(LEGACY)?;
     found
 }
 
 /// Both namespaces strict, so that a call that succeeds was mutual TLS.
 fn under_strict(stage: &Stage, legacy: &Pod) -> Result<String> {
     let strict = format!("{STRICT}---\n{}", STRICT.replace("bookinfo", "legacy"));
-    kubectl::apply(&strict)?;
-    let found = calls(stage, legacy);
-    kubectl::delete(&strict)?;
-    found
+    let _policies = Applied::new(&strict)?;
+    calls(stage, legacy)
 }
 
 fn calls(stage: &Stage, legacy: &Pod) -> Result<String> {
