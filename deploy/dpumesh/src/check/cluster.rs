@@ -38,7 +38,7 @@ pub(super) fn kinds(checked: &Checked) -> Finding {
         true => Finding::good(format!("{} are served", served.join(", "))),
         false => Finding::bad(
             format!("not served: {}", missing.join(", ")),
-            "kubectl apply --server-side -f deploy/helm/dpumesh/crds (helm does not do it on upgrade)",
+            "kubectl apply --server-side --force-conflicts -f deploy/helm/dpumesh/crds (helm does not do it on upgrade)",
         ),
     }
 }
