@@ -127,6 +127,15 @@ impl Board {
         }
     }
 
+    /// Nodes are written again: what somebody removed comes back.
+    pub fn refresh(&mut self) {
+        let present = self.programs.iter().filter(|(_, program)| program.connected && program.node.is_some());
+        for ((part, node), _) in present {
+            let target = Target::Node { part: *part, node: node.clone() };
+            self.dirty.entry(target).or_insert(self.sequence);
+        }
+    }
+
     /// Whether there is anything to be written.
     pub fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
@@ -268,6 +277,8 @@ mod tests {
         write_all(&mut board);
         board.disconnected(Part::Host, "host1", old);
         assert!(!board.is_dirty());
+        board.refresh();
+        assert_eq!(write_all(&mut board), std::slice::from_ref(&node));
         board.disconnected(Part::Host, "host1", new);
         assert_eq!(write_all(&mut board), std::slice::from_ref(&node));
         assert_eq!(board.wanted(&node), Wanted::Node { report: host, connected: false });

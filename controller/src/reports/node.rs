@@ -20,7 +20,7 @@ pub fn condition_of(part: Part) -> &'static str {
 /// The part of the status. `replica` is the controller that is told.
 pub fn status(report: &NodeReport, replica: &str, before: &DpuNodeStatus, now: Timestamp) -> DpuNodeStatus {
     let (part, mut status) = match &report.part {
-        Some(node_report::Part::Host(report)) => (Part::Host, host(report)),
+        Some(node_report::Part::Host(report)) => (Part::Host, host(report, before)),
         Some(node_report::Part::Proxy(report)) => (Part::Proxy, proxy(report)),
         None => return DpuNodeStatus::default(),
     };
@@ -73,9 +73,11 @@ fn told_to(replica: &str) -> String {
     format!("{TOLD_TO}{replica}")
 }
 
-fn host(report: &HostStatus) -> DpuNodeStatus {
+fn host(report: &HostStatus, before: &DpuNodeStatus) -> DpuNodeStatus {
+    let underlay_address = Some(report.underlay_address.clone()).filter(|address| !address.is_empty());
     DpuNodeStatus {
-        underlay_address: Some(report.underlay_address.clone()).filter(|address| !address.is_empty()),
+        // While a dataplane restarts it tells none, and the routes of all other nodes lead there.
+        underlay_address: underlay_address.or_else(|| before.underlay_address.clone()),
         vfs_total: Some(report.vfs_total.into()),
         vfs_free: Some(report.vfs_free.into()),
         dataplane_connected: Some(report.dataplane_connected),
@@ -170,6 +172,14 @@ mod tests {
         let condition = ready(&merged(&ill, &proxy), now());
         assert_eq!((condition.reason.as_str(), condition.message.as_str()), ("Problems", "a; b"));
         assert_eq!(ready(&DpuNodeStatus::default(), now()).reason, "HostNotReporting");
+    }
+
+    #[test]
+    fn an_address_that_is_not_told_for_a_while_stays() {
+        let address = "10.0.0.1".to_owned();
+        let told = merged(&HostStatus { underlay_address: address, ..HostStatus::default() }, &ProxyStatus::default());
+        let report = NodeReport { part: Some(node_report::Part::Host(HostStatus::default())) };
+        assert_eq!(status(&report, "c1", &told, now()).underlay_address.as_deref(), Some("10.0.0.1"));
     }
 
     #[test]

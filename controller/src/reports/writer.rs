@@ -27,6 +27,8 @@ use tokio::sync::{Notify, watch};
 const SETTLE: Duration = Duration::from_millis(200);
 /// So many writes are under way at once.
 const CONCURRENCY: usize = 8;
+/// Nodes are written again so often; the API server does nothing when it is as it is.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 /// What was written of so many pods is remembered; of others the API server is asked.
 const REMEMBERED: usize = 20_000;
 
@@ -98,8 +100,10 @@ impl Writer {
     pub async fn run(self, shutdown: CancellationToken) {
         let mut tables = self.keeper.version();
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(15));
+        let mut refresh = tokio::time::interval(REFRESH_INTERVAL);
         loop {
             tokio::select! {
+                _ = refresh.tick() => self.refresh(),
                 () = self.shared.bell.notified() => {}
                 // The keeper lives as long as `self`.
                 _ = tables.changed() => self.shared.board().tables_changed(),
@@ -117,6 +121,11 @@ impl Writer {
                 self.shared.bell.notify_one();
             }
         }
+    }
+
+    fn refresh(&self) {
+        lock(&self.nodes).clear();
+        self.shared.board().refresh();
     }
 
     /// Whether nothing has to be tried again.
