@@ -3,6 +3,7 @@
 
 mod support;
 
+use mesh_api::ca::Transcript;
 use mesh_api::report::{ConfigurationState as State, MutualTls};
 use mesh_api::type_url;
 use serde_json::Value;
@@ -84,6 +85,31 @@ async fn a_restarted_adapter_goes_on_with_the_keys_that_there_are() {
     proxy.watch(Duration::from_secs(1)).await;
     assert_eq!(proxy.removed.len(), removed, "nothing is withdrawn: {:?}", proxy.removed);
     assert_eq!(world.istiod.with(|istiod| istiod.signed.len()), signed, "no certificate is asked for again");
+    stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewed_certificate_leaves_connections_alone_and_is_shown_by_the_next() {
+    let world = World::secured().await;
+    let (addresses, stop) = world.adapter(anywhere()).await;
+    let holder = FakeHolder::start(addresses.grpc);
+    let mut proxy = FakeProxy::connect(addresses.grpc, "host1");
+    everything(&mut proxy, 4).await;
+    let key_of = |signed: &[Transcript]| -> Vec<u64> {
+        signed.iter().filter(|one| one.identity == CURL).map(|one| one.key_id).collect()
+    };
+    let signed = || holder.signed.lock().expect("not poisoned").clone();
+    holder.renew(CURL).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(signed().len(), 4, "nothing is connected again");
+    world.istiod.restart().await;
+    until(addresses.health, "/workloads", "all are connected again", |page| {
+        !page.contains("\"disconnected\"") && signed().len() >= 8
+    })
+    .await;
+    let keys = key_of(&signed());
+    assert!(keys.len() == 2 && keys[0] != keys[1], "{keys:?}");
+    assert_eq!(proxy.removed.len(), 0, "and the proxy is told nothing of it: {:?}", proxy.removed);
     stop.cancel();
 }
 

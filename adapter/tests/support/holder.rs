@@ -15,10 +15,14 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
 
+/// The stream to the adapter, and its connection.
+type Call = (mpsc::UnboundedSender<FromHolder>, Channel);
+
 /// Keys over all streams; survives the adapter.
 #[derive(Clone, Default)]
 pub struct FakeHolder {
     keys: Arc<Mutex<BTreeMap<String, (HeldKey, String)>>>,
+    call: Arc<Mutex<Option<Call>>>,
     /// Transcripts that were signed.
     pub signed: Arc<Mutex<Vec<Transcript>>>,
 }
@@ -41,6 +45,7 @@ impl FakeHolder {
         let channel = Channel::from_shared(format!("http://{address}"))?.connect().await?;
         let (sender, receiver) = mpsc::unbounded_channel();
         sender.send(self.keys(None))?;
+        *self.call.lock().expect("not poisoned") = Some((sender.clone(), channel.clone()));
         let requests = tokio_stream::wrappers::UnboundedReceiverStream::new(receiver);
         let mut incoming = KeyHolderClient::new(channel.clone()).hold(requests).await?.into_inner();
         let wanted: Arc<Mutex<BTreeSet<String>>> = Arc::default();
@@ -76,8 +81,15 @@ impl FakeHolder {
         }
     }
 
-    /// A new key of an identity, as at a renewal.
-    pub async fn request(&self, identity: &str, channel: Channel) {
+    /// Renews the key of an identity, and tells.
+    pub async fn renew(&self, identity: &str) {
+        let (sender, channel) = self.call.lock().expect("not poisoned").clone().expect("a call");
+        self.request(identity, channel).await;
+        sender.send(self.keys(Some(identity))).expect("told");
+    }
+
+    /// A new key of an identity.
+    async fn request(&self, identity: &str, channel: Channel) {
         let key = KeyPair::generate().expect("key");
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::URI(identity.try_into().expect("text"))];

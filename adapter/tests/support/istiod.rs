@@ -4,11 +4,11 @@
 use mesh_api::istio_ca::istio_certificate_service_server::{IstioCertificateService, IstioCertificateServiceServer};
 use mesh_api::istio_ca::{IstioCertificateRequest, IstioCertificateResponse};
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair, SanType};
-use service::signal::CancellationToken;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
@@ -25,6 +25,7 @@ pub struct Istiod {
     pub address: SocketAddr,
     authority: Arc<Authority>,
     secured: bool,
+    serving: Arc<Mutex<Option<Runtime>>>,
 }
 
 struct Authority {
@@ -47,15 +48,19 @@ pub struct Behaviour {
 }
 
 impl Istiod {
-    pub async fn plain(stop: &CancellationToken) -> Self {
-        let istiod = Self::unborn(listener().await.1, false);
-        istiod.serve(stop).await;
-        istiod
+    pub fn plain() -> Self {
+        Self::born(false)
     }
 
-    pub async fn secured(stop: &CancellationToken) -> Self {
-        let istiod = Self::unborn(listener().await.1, true);
-        istiod.serve(stop).await;
+    pub fn secured() -> Self {
+        Self::born(true)
+    }
+
+    fn born(secured: bool) -> Self {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let istiod = Self::unborn(free.local_addr().expect("bound"), secured);
+        drop(free);
+        istiod.serve();
         istiod
     }
 
@@ -65,7 +70,8 @@ impl Istiod {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let pem = params.self_signed(&key).expect("root").pem();
         let authority = Authority { pem, issuer: Issuer::new(params, key), behaviour: Mutex::default() };
-        Self { store: Store::new(), address, authority: Arc::new(authority), secured }
+        let (authority, serving) = (Arc::new(authority), Arc::default());
+        Self { store: Store::new(), address, authority, secured, serving }
     }
 
     pub fn uri(&self) -> String {
@@ -81,8 +87,28 @@ impl Istiod {
         use_it(&mut self.authority.behaviour.lock().expect("not poisoned"))
     }
 
-    /// Serves on its address until the stop; may be called again afterwards.
-    pub async fn serve(&self, stop: &CancellationToken) {
+    /// Cuts every connection and serves again.
+    pub async fn restart(&self) {
+        self.end();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        self.serve();
+    }
+
+    /// Cuts every connection. Those of a server that is merely dropped live on: they are tasks.
+    pub fn end(&self) {
+        if let Some(runtime) = self.serving.lock().expect("not poisoned").take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    fn serve(&self) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        runtime.spawn(self.clone().run());
+        *self.serving.lock().expect("not poisoned") = Some(runtime);
+    }
+
+    async fn run(self) {
         let listener = TcpListener::bind(self.address).await.expect("the address is free");
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         let authorize = |peer: &Peer| match peer.node.id.contains("unreachable") {
@@ -100,14 +126,7 @@ impl Istiod {
             streams.admit_stream(request)
         });
         let server = server.add_service(discovery).add_service(IstioCertificateServiceServer::new(certificates));
-        let stop = stop.clone();
-        // Streams don't end by themselves: stopping is dropping them.
-        tokio::spawn(async move {
-            tokio::select! {
-                served = server.serve_with_incoming(incoming) => served.expect("served"),
-                () = stop.cancelled() => {}
-            }
-        });
+        server.serve_with_incoming(incoming).await.expect("served");
     }
 
     fn tls(&self) -> ServerTlsConfig {
@@ -134,12 +153,6 @@ impl Istiod {
             }
         })
     }
-}
-
-async fn listener() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
-    let address = listener.local_addr().expect("bound");
-    (listener, address)
 }
 
 /// The URI in the client's certificate, and its port.

@@ -59,13 +59,13 @@ impl World {
     /// The control plane in plaintext, where nobody is asked who he is.
     pub async fn new() -> Self {
         let stop = CancellationToken::new();
-        Self::around(Istiod::plain(&stop).await, stop).await
+        Self::around(Istiod::plain(), stop).await
     }
 
     /// The control plane as istiod is: TLS, and a certificate of the workload or a token.
     pub async fn secured() -> Self {
         let stop = CancellationToken::new();
-        Self::around(Istiod::secured(&stop).await, stop).await
+        Self::around(Istiod::secured(), stop).await
     }
 
     async fn around(istiod: Istiod, stop: CancellationToken) -> Self {
@@ -137,6 +137,7 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.stop.cancel();
+        self.istiod.end();
         for store in [&self.controller, &self.attachments, &self.istiod.store] {
             store.close();
         }
