@@ -67,9 +67,10 @@ async fn dpu_certificates(cluster: &Cluster, arguments: &Certificates) -> anyhow
     cluster.require_node(&arguments.node).await?;
     let settings = cluster.settings().await?;
     let (certificate, key) = cluster.authority(&settings.ca_secret).await?;
-    let authority = Authority::new(&certificate, &key)?;
+    let now = SystemTime::now();
+    let authority = Authority::new(&certificate, &key, now)?;
     let validity = Duration::from_secs(u64::from(arguments.days) * 24 * 3600);
-    let made = certificates::files(&authority, &arguments.node, validity, SystemTime::now())?;
+    let made = certificates::files(&authority, &arguments.node, validity, now)?;
     let paths = files::write(&arguments.out, &made, arguments.force)?;
     let node = &arguments.node;
     let advice = format!("Copy them to / of the DPU of {node} and remove them here: they hold private keys.\n");

@@ -2,7 +2,7 @@
 
 use rcgen::string::Ia5String;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
-use service::grpc::{program_identity, server_name};
+use service::grpc::{Facts, program_identity, server_name};
 use std::time::{Duration, SystemTime};
 
 /// Clocks of DPUs that have just started are behind.
@@ -12,6 +12,7 @@ const BACKDATED: Duration = Duration::from_secs(3600);
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: String,
+    facts: Facts,
 }
 
 /// A program's certificate and its key.
@@ -37,18 +38,24 @@ impl std::fmt::Debug for Issued {
 /// Why no certificate was made.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
-    #[error("the authority's key and certificate cannot be used: {0}")]
-    Unusable(#[source] rcgen::Error),
+    #[error("the authority cannot sign: {0}")]
+    Unusable(String),
     #[error("no certificate for {name}: {source}")]
     Sign { name: String, source: rcgen::Error },
 }
 
 impl Authority {
     /// From the Secret's `tls.crt` and `tls.key`.
-    pub fn new(certificate: &str, key: &str) -> Result<Self, AuthorityError> {
-        let key = KeyPair::from_pem(key).map_err(AuthorityError::Unusable)?;
-        let issuer = Issuer::from_ca_cert_pem(certificate, key).map_err(AuthorityError::Unusable)?;
-        Ok(Self { issuer, certificate: certificate.to_owned() })
+    pub fn new(certificate: &str, key: &str, now: SystemTime) -> Result<Self, AuthorityError> {
+        let unusable = |error: rcgen::Error| AuthorityError::Unusable(error.to_string());
+        let facts = Facts::of_pem(certificate).ok_or_else(|| AuthorityError::Unusable("no certificate".to_owned()))?;
+        facts.check(now).map_err(AuthorityError::Unusable)?;
+        let key = KeyPair::from_pem(key).map_err(unusable)?;
+        if facts.public_key != key.public_key_raw() {
+            return Err(AuthorityError::Unusable("its key belongs to another certificate".to_owned()));
+        }
+        let issuer = Issuer::from_ca_cert_pem(certificate, key).map_err(unusable)?;
+        Ok(Self { issuer, certificate: certificate.to_owned(), facts })
     }
 
     /// PEM of its certificate, by which others know what it signed.
@@ -56,7 +63,7 @@ impl Authority {
         &self.certificate
     }
 
-    /// A new key for the program of a node, and its certificate.
+    /// A new key for the program of a node, and its certificate, which does not outlive the authority's own.
     pub fn issue(
         &self,
         program: &str,
@@ -66,6 +73,7 @@ impl Authority {
     ) -> Result<Issued, AuthorityError> {
         let failed = |source| AuthorityError::Sign { name: program_identity(program, node), source };
         let key = KeyPair::generate().map_err(failed)?;
+        let validity = validity.min(self.facts.remaining(now));
         let params = params(program, node, validity, now).map_err(failed)?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(failed)?;
         Ok(Issued { certificate: certificate.pem(), key: key.serialize_pem() })

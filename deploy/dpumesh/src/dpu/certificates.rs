@@ -36,8 +36,13 @@ mod tests {
     const DAY: Duration = Duration::from_secs(24 * 3600);
 
     fn made() -> Vec<File> {
-        let authority = Authority::new(CERTIFICATE, KEY).expect("authority");
-        files(&authority, "node1", 365 * DAY, SystemTime::now()).expect("files")
+        valid_for(365 * DAY)
+    }
+
+    fn valid_for(validity: Duration) -> Vec<File> {
+        let now = SystemTime::now();
+        let authority = Authority::new(CERTIFICATE, KEY, now).expect("authority");
+        files(&authority, "node1", validity, now).expect("files")
     }
 
     fn text(files: &[File], name: &str) -> String {
@@ -83,7 +88,22 @@ mod tests {
 
     #[test]
     fn a_key_that_is_none_is_an_error_that_does_not_show_it() {
-        let error = Authority::new(CERTIFICATE, "-----BEGIN secret").expect_err("refused");
+        let now = SystemTime::now();
+        let error = Authority::new(CERTIFICATE, "-----BEGIN secret", now).expect_err("refused");
         assert!(!error.to_string().contains("secret"), "{error}");
+        let other = rcgen::KeyPair::generate().expect("key").serialize_pem();
+        let error = Authority::new(CERTIFICATE, &other, now).expect_err("refused");
+        assert!(error.to_string().contains("another certificate"), "{error}");
+    }
+
+    #[test]
+    fn no_certificate_outlives_the_authority_and_one_that_ended_signs_nothing() {
+        let (_, root) = x509_parser::pem::parse_x509_pem(CERTIFICATE.as_bytes()).expect("PEM");
+        let end = root.parse_x509().expect("certificate").validity().not_after;
+        let pem = text(&valid_for(1000 * 365 * DAY), "tls/dataplane.pem");
+        let (_, leaf) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).expect("PEM");
+        assert!(leaf.parse_x509().expect("certificate").validity().not_after <= end);
+        let later = SystemTime::now() + 200 * 365 * DAY;
+        assert!(Authority::new(CERTIFICATE, KEY, later).is_err());
     }
 }
