@@ -25,16 +25,20 @@ struct Program {
     session: u64,
     connected: bool,
     node: Option<NodeReport>,
+    /// It is only to be written again.
+    again: bool,
     workloads: BTreeMap<(String, String), WorkloadReport>,
 }
 
 /// What should be written of a target.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Wanted {
-    /// As it was told last; `connected` is false when the program went away.
+    /// As it was told last; `connected` is false when the program went away, `again` is true when it
+    /// was written before and told nothing since.
     Node {
         report: NodeReport,
         connected: bool,
+        again: bool,
     },
     Workload(WorkloadReport),
     /// It is gone.
@@ -86,6 +90,7 @@ impl Board {
         // After a reconnect it says again that it is there.
         if status.is_some() && (report.snapshot || program.node != status) {
             program.node = status;
+            program.again = false;
             self.dirty.insert(Target::Node { part, node: node.to_owned() }, self.sequence);
         }
         for (namespace, name) in changed {
@@ -129,10 +134,14 @@ impl Board {
 
     /// Nodes are written again: what somebody removed comes back.
     pub fn refresh(&mut self) {
-        let present = self.programs.iter().filter(|(_, program)| program.connected && program.node.is_some());
-        for ((part, node), _) in present {
+        let present = self.programs.iter_mut().filter(|(_, program)| program.connected && program.node.is_some());
+        for ((part, node), program) in present {
             let target = Target::Node { part: *part, node: node.clone() };
-            self.dirty.entry(target).or_insert(self.sequence);
+            // What is still to be written for the first time is told anyway.
+            self.dirty.entry(target).or_insert_with(|| {
+                program.again = true;
+                self.sequence
+            });
         }
     }
 
@@ -152,7 +161,7 @@ impl Board {
         let found = match target {
             Target::Node { part, node } => self.programs.get(&(*part, node.clone())).and_then(|program| {
                 let report = program.node.clone()?;
-                Some(Wanted::Node { report, connected: program.connected })
+                Some(Wanted::Node { report, connected: program.connected, again: program.again })
             }),
             Target::Workload { part, node, namespace, name } => self
                 .programs
@@ -277,10 +286,12 @@ mod tests {
         write_all(&mut board);
         board.disconnected(Part::Host, "host1", old);
         assert!(!board.is_dirty());
+        let wanted = |connected, again| Wanted::Node { report: host.clone(), connected, again };
+        assert_eq!(board.wanted(&node), wanted(true, false));
         board.refresh();
-        assert_eq!(write_all(&mut board), std::slice::from_ref(&node));
+        assert_eq!((write_all(&mut board), board.wanted(&node)), (vec![node.clone()], wanted(true, true)));
         board.disconnected(Part::Host, "host1", new);
         assert_eq!(write_all(&mut board), std::slice::from_ref(&node));
-        assert_eq!(board.wanted(&node), Wanted::Node { report: host, connected: false });
+        assert_eq!(board.wanted(&node), wanted(false, true));
     }
 }

@@ -63,6 +63,12 @@ fn part_of(whole: &DpuNodeStatus, part: Part) -> DpuNodeStatus {
     }
 }
 
+/// Whether the part's program reports to another replica than this one.
+pub fn told_to_another(whole: &DpuNodeStatus, part: Part, own: &str) -> bool {
+    let condition = whole.conditions.iter().find(|condition| condition.kind == condition_of(part));
+    condition.and_then(replica).is_some_and(|replica| replica != own)
+}
+
 /// Replica that a part's condition names.
 pub fn replica(condition: &Condition) -> Option<&str> {
     condition.message.strip_prefix(TOLD_TO).filter(|_| condition.status == ConditionStatus::True)
@@ -188,6 +194,7 @@ mod tests {
         let whole = merged(&host, &ProxyStatus::default());
         assert_eq!(whole.conditions.iter().filter_map(replica).collect::<Vec<_>>(), ["c1", "c2"]);
         assert_eq!(away(&whole, Part::Host, "c2", now()), None);
+        assert!(told_to_another(&whole, Part::Host, "c2") && !told_to_another(&whole, Part::Host, "c1"));
         let left = away(&whole, Part::Host, "c1", now()).expect("it reported there");
         assert_eq!((left.underlay_address.as_deref(), left.vfs_total, left.streams), (Some("10.0.0.1"), Some(8), None));
         assert_eq!((left.conditions[0].status, left.conditions.len()), (ConditionStatus::Unknown, 1));

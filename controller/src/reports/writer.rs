@@ -180,8 +180,8 @@ impl Writer {
             (Target::Workload { part, node, namespace, name }, _) => {
                 self.clear_workload(*part, node, namespace, name).await
             }
-            (Target::Node { part, node }, Wanted::Node { report, connected: true }) => {
-                self.put_node(*part, node, &report).await
+            (Target::Node { part, node }, Wanted::Node { report, connected: true, again }) => {
+                self.put_node(*part, node, &report, again).await
             }
             (Target::Node { part, node }, Wanted::Node { connected: false, .. }) => self.leave_node(*part, node).await,
             (Target::Node { .. }, _) => Ok(()),
@@ -253,13 +253,17 @@ impl Writer {
         Ok(())
     }
 
-    async fn put_node(&self, part: Part, node: &str, report: &NodeReport) -> Result<(), Failure> {
+    async fn put_node(&self, part: Part, node: &str, report: &NodeReport, again: bool) -> Result<(), Failure> {
         let place = (part, node.to_owned());
         let known = lock(&self.nodes).get(&place).cloned();
         let before = match &known {
             Some(known) => known.clone(),
             None => self.writes.node(node).await?,
         };
+        // Its stream here may be dead without a sign, and the program report to another replica.
+        if again && node::told_to_another(&before, part, &self.replica) {
+            return Ok(());
+        }
         let now = node::status(report, &self.replica, &before, Timestamp::now());
         if known.as_ref() == Some(&now) {
             return Ok(());
