@@ -134,12 +134,33 @@ async fn a_refused_node_is_told_why() {
     let (_handle, mut events) = start(address, Mode::Delta, "stranger");
     loop {
         let event = tokio::time::timeout(Duration::from_secs(10), events.recv()).await.expect("in time");
-        if let Some(Event::Disconnected { reason, .. }) = event {
-            assert!(reason.contains("no such node"), "{reason}");
+        if let Some(Event::Disconnected { reason, is_denied }) = event {
+            assert!(reason.contains("no such node") && is_denied, "{reason}");
             break;
         }
     }
     stop.cancel();
+}
+
+#[tokio::test]
+async fn a_client_that_cannot_connect_says_why_and_one_that_waits_ends_with_its_last_handle() {
+    let options = Options {
+        node: Node::default(),
+        mode: Mode::Delta,
+        metadata: Vec::new(),
+        interests: vec![(type_url::CLUSTER.to_owned(), Interest::Wildcard)],
+        backoff: Backoff::default(),
+    };
+    let nobody = || Channel::from_static("http://127.0.0.1:1").connect_lazy();
+    let (_handle, mut events) = client::spawn(move || Box::pin(std::future::ready(Ok(nobody()))), options.clone());
+    let event = tokio::time::timeout(Duration::from_secs(10), events.recv()).await.expect("in time");
+    let Some(Event::Disconnected { reason, is_denied: false }) = event else { panic!("{event:?}") };
+    assert!(reason.contains("refused"), "{reason}");
+
+    let (handle, mut events) = client::spawn(|| Box::pin(std::future::pending()), options);
+    drop(handle);
+    let end = tokio::time::timeout(Duration::from_secs(10), events.recv()).await.expect("in time");
+    assert!(end.is_none(), "nobody needs the connection any more");
 }
 
 #[tokio::test]
