@@ -44,22 +44,6 @@ demo: ## Two hosts with DPUs, bookinfo, real traffic, a verdict; KEEP=1 leaves i
 	$(BUILD_RELEASE)
 	$(RELEASE)/lab demo $(if $(KEEP),--keep)
 
-.PHONY: tools-cluster
-tools-cluster: $(ENVOY)
-	@scripts/install-packages build images cluster
-	@command -v go >/dev/null || { echo "Go is missing: install 1.26 or later from go.dev" >&2; exit 1; }
-
-.PHONY: demo-cluster
-demo-cluster: tools-cluster ## A real Kubernetes and istiod, two nodes with DPUs, the product installed on them; KEEP=1 leaves it running
-	$(BUILD_RELEASE)
-	ENVOY_BIN=$(abspath $(ENVOY)) $(RELEASE)/cluster --binaries $(RELEASE) demo $(if $(KEEP),--keep)
-
-.PHONY: test-cluster
-test-cluster: tools-cluster ## The checks on that cluster; CHECK=part-of-a-name runs some
-	$(BUILD_RELEASE)
-	ENVOY_BIN=$(abspath $(ENVOY)) $(RELEASE)/cluster --binaries $(RELEASE) test $(CHECK)
-	$(if $(CHECK),,scripts/test-crash $(RELEASE)/cluster 'done in' --binaries $(RELEASE))
-
 .PHONY: test
 test: tools build-tests ## Everything that can fail
 	ENVOY_BIN=$(abspath $(ENVOY)) $(CARGO) test --workspace
@@ -72,6 +56,10 @@ demo-cluster: cluster-tools ## A real Kubernetes with istiod, two nodes with DPU
 .PHONY: test-cluster
 test-cluster: cluster-tools ## All checks on a real cluster; CHECK=part-of-a-name runs some, KEEP=1 leaves it running
 	$(RELEASE)/cluster --binaries $(RELEASE) test $(if $(KEEP),--keep) $(CHECK)
+
+.PHONY: test-crash-cluster
+test-crash-cluster: cluster-tools ## A cluster that is killed in its middle leaves nothing behind
+	scripts/test-crash $(RELEASE)/cluster 'done in' --binaries $(RELEASE)
 
 # Kubernetes, Istio, Helm and a DNS server, built by Go at pinned versions and kept; later runs start in seconds.
 .PHONY: cluster-tools
@@ -128,11 +116,6 @@ lint: ## Formatting and clippy, warnings are errors
 .PHONY: clean-lab
 clean-lab: ## Removes a lab that runs or was left behind
 	@for lab in $(RELEASE)/lab $(TARGET)/debug/lab; do if [ -x $$lab ]; then exec $$lab down; fi; done; scripts/clean-lab
-
-.PHONY: clean-cluster
-clean-cluster: ## Removes a cluster that runs or was left behind
-	@for cluster in $(RELEASE)/cluster $(TARGET)/debug/cluster; do if [ -x $$cluster ]; then exec $$cluster down; fi; done; \
-	  echo "the program that made it is gone: make build, and again"
 
 .PHONY: clean-cluster
 clean-cluster: ## Removes a cluster that runs or was left behind

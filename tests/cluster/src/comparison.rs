@@ -168,6 +168,8 @@ fn table(dpus: &Side, sidecars: &Side) -> Result<String> {
     };
     fixed("memory of all proxies, MiB (PSS)", proxies, envoys);
     fixed("memory of all programs, MiB (PSS)", proxies + helpers, envoys + agents);
+    let (ours, theirs) = (dpus.per_request(|round| round.on_hosts), sidecars.per_request(|round| round.on_hosts));
+    ensure!(ours < theirs, "hosts spend {ours:.0} µs a page with DPUs and {theirs:.0} µs with sidecars:\n{table}");
     let pages: u64 = dpus.rounds.iter().map(|round| round.outcome.requests).sum();
     Ok(format!(
         "{RATE} pages a second, {ROUNDS} rounds of {SECONDS} s each by turns, {pages} pages each, none failed\n{table}"

@@ -100,7 +100,8 @@ fn restarts(component: &str) -> Result<u64> {
     Ok(counts.filter_map(|pod| pod["status"]["containerStatuses"][0]["restartCount"].as_u64()).sum())
 }
 
-fn kill(pids: &[i32]) -> Result<()> {
+/// SIGKILL.
+pub fn kill(pids: &[i32]) -> Result<()> {
     for pid in pids {
         ProcessId::of("program", *pid)?.signal(Signal::SIGKILL);
     }

@@ -5,6 +5,9 @@ use crate::bookinfo;
 use crate::control;
 use crate::install::{chart, helm, values};
 use crate::kubectl::{self, Applied};
+use crate::layout::{CONTROL_ADDRESS, HOSTS};
+use crate::machine::{Machine, tail};
+use crate::pki::write_private;
 use crate::pod::Pod;
 use crate::product::NAMESPACE;
 use anyhow::{Result, ensure};
@@ -14,6 +17,7 @@ use std::time::Duration;
 
 pub const CHECKS: &[Check] = &[
     Check { name: "helm_refuses_values_that_make_no_sense_and_names_them", run: senseless_values },
+    Check { name: "a_program_with_a_wrong_token_is_refused_and_its_log_says_so", run: wrong_token },
     Check { name: "a_pod_with_an_unknown_network_is_told_so_in_its_events", run: unknown_network },
     Check { name: "a_node_without_vfs_left_says_so_in_the_pods_events", run: no_vfs_left },
     Check {
@@ -47,6 +51,30 @@ fn senseless_values(stage: &Stage) -> Result<String> {
         ensure!(refusal.as_ref().is_some_and(|text| text.contains(word)), "`--set {value}`: {refusal:?}");
     }
     Ok(format!("{} values are refused by name", SENSELESS.len()))
+}
+
+/// A second adapter on a node, with a token that the API server has never issued.
+fn wrong_token(stage: &Stage) -> Result<String> {
+    let machine = Machine::find(&HOSTS[0].node())?;
+    let ca = kubectl::json(&format!("-n {NAMESPACE} get configmap dpumesh-ca"))?;
+    write_private(&machine.file("/run/wrong-ca.crt"), ca["data"]["ca.crt"].as_str().unwrap_or_default())?;
+    write_private(&machine.file("/run/wrong-token"), "eyJhbGciOiJub25lIn0.e30.")?;
+    let service = kubectl::json(&format!("-n {NAMESPACE} get service dpumesh-controller"))?;
+    let controller = service["spec"]["clusterIP"].as_str().unwrap_or_default();
+    let line = format!(
+        "--node node1 --controller https://{controller}:15100 --enroll https://{controller}:15102 --enroll-token /run/wrong-token \
+         --tls-ca /run/wrong-ca.crt --control-plane https://{CONTROL_ADDRESS}:15012 --control-plane-ca /run/wrong-ca.crt \
+         --listen 127.0.0.1:25110 --health-listen 127.0.0.1:25111"
+    );
+    let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+    let process = machine.spawn(&stage.cluster.program("istio-dpu-adapter")?.to_string_lossy(), &words)?;
+    let told = shell::wait_for("word of the wrong token", Duration::from_secs(20), || {
+        let log = tail(&process.name);
+        let line = log.lines().find(|line| line.contains("not enrolled") && line.contains("token"));
+        line.map(str::to_owned).ok_or_else(|| anyhow::anyhow!("its log ends:\n{log}"))
+    });
+    process.stop()?;
+    told
 }
 
 fn unknown_network(_: &Stage) -> Result<String> {

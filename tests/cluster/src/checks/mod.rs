@@ -5,12 +5,14 @@ mod bad_input;
 mod installation;
 mod istio_objects;
 mod leaks;
+mod nodes;
 mod removal;
 mod resilience;
 mod sidecars;
 
-use crate::bookinfo::Bookinfo;
+use crate::bookinfo::{self, Bookinfo};
 use crate::cluster::Cluster;
+use crate::comparison;
 use anyhow::Result;
 use std::time::Instant;
 
@@ -33,21 +35,34 @@ impl Stage {
     pub fn bookinfo(&self) -> Result<Bookinfo> {
         Bookinfo::find()
     }
+
+    /// All of it runs again, wherever that is possible, and serves.
+    pub fn bookinfo_on_one_node(&self) -> Result<()> {
+        bookinfo::wait_ready(bookinfo::PODS)?;
+        self.bookinfo()?.wait_served()
+    }
 }
 
 /// All, in the order in which they run.
 pub fn all() -> Vec<Check> {
-    let rooms: [&[Check]; 7] = [
+    let rooms: [&[Check]; 9] = [
         installation::CHECKS,
         istio_objects::CHECKS,
         sidecars::CHECKS,
         resilience::CHECKS,
         bad_input::CHECKS,
         leaks::CHECKS,
+        nodes::CHECKS,
+        COMPARISON,
         removal::CHECKS,
     ];
     rooms.into_iter().flatten().copied().collect()
 }
+
+const COMPARISON: &[Check] = &[Check {
+    name: "the_same_load_costs_hosts_less_processor_time_than_with_sidecars",
+    run: |stage| comparison::run(&stage.cluster),
+}];
 
 /// Those that the demonstration shows, under its headings.
 pub fn shown() -> [(&'static str, &'static [Check]); 4] {
