@@ -112,8 +112,7 @@ impl Cluster {
     /// What is still awaited or does not work, for a person.
     pub fn state(&self) -> Result<(), String> {
         if !self.failures.is_empty() {
-            let each = self.failures.iter().map(|(kind, reason)| format!("{}: {reason}", kind.as_str()));
-            return Err(each.collect::<Vec<_>>().join("; "));
+            return Err(self.failing());
         }
         match self.is_complete() {
             true => Ok(()),
@@ -122,6 +121,16 @@ impl Cluster {
                 Err(format!("the lists of {} are awaited", kinds.join(", ")))
             }
         }
+    }
+
+    /// Kinds by the reason that they share.
+    fn failing(&self) -> String {
+        let mut kinds: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (kind, reason) in &self.failures {
+            kinds.entry(reason).or_default().push(kind.as_str());
+        }
+        let each = kinds.into_iter().map(|(reason, kinds)| format!("{}: {reason}", kinds.join(", ")));
+        each.collect::<Vec<_>>().join("; ")
     }
 
     /// Objects that are not in force as they are written.
@@ -175,7 +184,8 @@ mod tests {
         }
         assert_eq!((cluster.is_complete(), cluster.state()), (true, Ok(())));
         cluster.take(Seen::Failed(Kind::Pod, "connection refused".to_owned()), &mut tables);
-        assert_eq!(cluster.state(), Err("Pod: connection refused".to_owned()));
+        cluster.take(Seen::Failed(Kind::Node, "connection refused".to_owned()), &mut tables);
+        assert_eq!(cluster.state(), Err("Node, Pod: connection refused".to_owned()));
         assert!(cluster.is_complete(), "what was known stays in force");
     }
 

@@ -66,6 +66,8 @@ async fn follow<K: Resource + Convert>(
             // The stream itself never ends.
             None => Some(Seen::Recovered(kind)),
             Some(Ok(event)) => reduce(kind, event),
+            // It lists anew by itself.
+            Some(Err(watcher::Error::WatchError(status))) if status.code == 410 => None,
             Some(Err(error)) => Some(Seen::Failed(kind, failure(kind, &error))),
         };
         if let Some(told) = told
@@ -126,16 +128,53 @@ impl kube::runtime::utils::Backoff for Retry {
     }
 }
 
+/// An answer of the API server is told by its message alone; kube's text has it twice, and all of its fields.
+fn one(error: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(kube::Error::Api(status)) = error.downcast_ref() {
+        return status.message.clone();
+    }
+    match error.downcast_ref() {
+        Some(watcher::Error::InitialListFailed(_)) => "it cannot be listed".to_owned(),
+        Some(watcher::Error::WatchStartFailed(_) | watcher::Error::WatchFailed(_)) => {
+            "it cannot be followed".to_owned()
+        }
+        Some(watcher::Error::WatchError(status)) => status.message.clone(),
+        Some(watcher::Error::NoResourceVersion) | None => error.to_string(),
+    }
+}
+
 /// With the cause, which names the host, the certificate or the missing permission.
-pub fn explain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
+pub fn explain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = one(error);
+    let mut last = error;
+    while let Some(cause) = last.source().filter(|_| !is_answer(last)) {
+        let cause_text = one(cause);
         if !text.contains(&cause_text) {
             text = format!("{text}: {cause_text}");
         }
-        source = cause.source();
+        last = cause;
     }
     text
+}
+
+/// Nothing stands behind what the API server says.
+fn is_answer(error: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(kube::Error::Api(_)))
+        || matches!(error.downcast_ref(), Some(watcher::Error::WatchError(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_told_in_the_api_servers_words_and_once() {
+        let status = || kube::core::Status { code: 403, message: "may not list pods".to_owned(), ..Default::default() };
+        let refused = watcher::Error::InitialListFailed(kube::Error::Api(Box::new(status())));
+        assert_eq!(explain(&refused), "it cannot be listed: may not list pods");
+        assert_eq!(explain(&watcher::Error::WatchError(Box::new(status()))), "may not list pods");
+        let away = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let away = watcher::Error::WatchStartFailed(kube::Error::Service(Box::new(away)));
+        assert_eq!(explain(&away), "it cannot be followed: ServiceError: connection refused");
+    }
 }

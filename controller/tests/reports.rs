@@ -150,7 +150,7 @@ async fn what_the_api_server_does_not_take_is_written_later_and_answered_then() 
     assert_eq!(world.api.get(WORKLOAD).expect("written in the end")["status"]["state"], "Open");
     world.api.state().failures = Some((1, StatusCode::FORBIDDEN));
     world.tell(Part::Host, attached("u", AttachmentState::Closed)).await;
-    assert_eq!(world.api.get(WORKLOAD).expect("there")["status"]["state"], "Open", "trying again would not help");
+    assert_eq!(world.api.get(WORKLOAD).expect("there")["status"]["state"], "Open", "nobody waits for a right");
     world.tell(Part::Host, attached("u", AttachmentState::Failed)).await;
     assert_eq!(world.api.get(WORKLOAD).expect("there")["status"]["state"], "Failed", "the next one does");
 }

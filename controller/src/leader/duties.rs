@@ -123,7 +123,7 @@ impl Leader {
                 Ok(()) => done.performed(duty),
                 // Its object went away meanwhile.
                 Err(Failure::Unknown) => {}
-                Err(Failure::Retry(reason) | Failure::Final(reason)) => {
+                Err(Failure::Retry(reason) | Failure::Forbidden(reason) | Failure::Final(reason)) => {
                     tracing::error!(?duty, reason, "the leader could not do its duty; it tries again");
                 }
             }

@@ -17,6 +17,8 @@ pub struct Board {
     writing: BTreeMap<Target, u64>,
     /// What cannot be written until the tables change: its object is not known.
     waiting: BTreeSet<Target>,
+    /// What may not be written.
+    forbidden: BTreeSet<Target>,
 }
 
 #[derive(Debug, Default)]
@@ -110,6 +112,7 @@ impl Board {
     pub fn written(&mut self, target: &Target) {
         self.writing.remove(target);
         self.waiting.remove(target);
+        self.forbidden.remove(target);
     }
 
     /// It must be tried again.
@@ -125,6 +128,12 @@ impl Board {
         self.waiting.insert(target);
     }
 
+    /// It may not be written for now; nobody waits for it meanwhile.
+    pub fn forbidden(&mut self, target: Target) {
+        self.writing.remove(&target);
+        self.forbidden.insert(target);
+    }
+
     /// The tables changed: what was postponed may work now.
     pub fn tables_changed(&mut self) {
         for target in std::mem::take(&mut self.waiting) {
@@ -132,8 +141,11 @@ impl Board {
         }
     }
 
-    /// Nodes are written again: what somebody removed comes back.
+    /// Nodes are written again, since what somebody removed comes back; so is what was forbidden.
     pub fn refresh(&mut self) {
+        for target in std::mem::take(&mut self.forbidden) {
+            self.dirty.entry(target).or_insert(self.sequence);
+        }
         let present = self.programs.iter_mut().filter(|(_, program)| program.connected && program.node.is_some());
         for ((part, node), program) in present {
             let target = Target::Node { part: *part, node: node.clone() };
@@ -273,6 +285,11 @@ mod tests {
         board.postponed(target("a"));
         assert_eq!((board.done(), board.is_dirty()), (message, false));
         board.tables_changed();
+        assert_eq!(board.start_writing(), [target("a")]);
+        board.forbidden(target("a"));
+        board.tables_changed();
+        assert_eq!((board.done(), board.is_dirty()), (message, false));
+        board.refresh();
         assert_eq!(write_all(&mut board), [target("a")]);
     }
 

@@ -105,7 +105,7 @@ impl Recorder {
         match sent.map_err(Failure::from) {
             // The namespace or the event is gone.
             Ok(()) | Err(Failure::Unknown) => {}
-            Err(Failure::Retry(reason) | Failure::Final(reason)) => {
+            Err(Failure::Retry(reason) | Failure::Forbidden(reason) | Failure::Final(reason)) => {
                 tracing::warn!(namespace = pod.namespace, pod = pod.name, reason, "the event was not sent");
             }
         }

@@ -24,6 +24,8 @@ pub(crate) enum Failure {
     Unknown,
     /// Trying again helps.
     Retry(String),
+    /// It helps when somebody gives the right; an API server that has just started also refuses for a while.
+    Forbidden(String),
     /// It does not.
     Final(String),
 }
@@ -35,7 +37,7 @@ impl From<kube::Error> for Failure {
         match status.code {
             404 => Self::Unknown,
             403 if message.contains("being terminated") => Self::Unknown,
-            403 => Self::Final(format!("{message}; give the controller its role (the chart has it)")),
+            403 => Self::Forbidden(format!("{message}; give the controller its role (the chart has it)")),
             409 | 429 | 500.. => Self::Retry(message),
             _ => Self::Final(message),
         }
@@ -208,7 +210,7 @@ mod tests {
     fn an_error_is_tried_again_only_where_that_helps() {
         assert_eq!(api(404, "not found"), Failure::Unknown);
         assert_eq!(api(403, "namespace n is being terminated"), Failure::Unknown);
-        assert!(matches!(api(403, "may not patch"), Failure::Final(reason) if reason.contains("role")));
+        assert!(matches!(api(403, "may not patch"), Failure::Forbidden(reason) if reason.contains("role")));
         assert!(matches!(api(422, "invalid"), Failure::Final(_)));
         for code in [409, 429, 500, 503] {
             assert!(matches!(api(code, "later"), Failure::Retry(_)), "{code}");

@@ -27,8 +27,8 @@ use tokio::sync::{Notify, watch};
 const SETTLE: Duration = Duration::from_millis(200);
 /// So many writes are under way at once.
 const CONCURRENCY: usize = 8;
-/// Nodes are written again so often; the API server does nothing when it is as it is.
-const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
+/// Nodes, and what was forbidden, are written again so often; the API server does nothing when it is as it is.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(20);
 /// What was written of so many pods is remembered; of others the API server is asked.
 const REMEMBERED: usize = 20_000;
 
@@ -144,6 +144,7 @@ impl Writer {
             Ok(()) => "written",
             Err(Failure::Unknown) => "postponed",
             Err(Failure::Retry(_)) => "failed",
+            Err(Failure::Forbidden(_)) => "forbidden",
             Err(Failure::Final(_)) => "refused",
         };
         self.metrics.report_written(outcome);
@@ -155,6 +156,10 @@ impl Writer {
             Err(Failure::Retry(reason)) => {
                 tracing::warn!(object = %target, reason, "status is not written yet");
                 board.failed(target);
+            }
+            Err(Failure::Forbidden(reason)) => {
+                tracing::error!(object = %target, reason, "status may not be written; it is tried again later");
+                board.forbidden(target);
             }
             Err(Failure::Final(reason)) => {
                 tracing::error!(object = %target, reason, "status cannot be written");
