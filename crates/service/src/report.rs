@@ -144,16 +144,21 @@ enum End {
 
 impl Sender {
     async fn run(mut self) {
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
+        let (mut backoff, mut told) =
+            (Backoff::new(Duration::from_millis(200), Duration::from_secs(15)), String::new());
         loop {
             let started = Instant::now();
             let reason = match self.session().await {
                 End::Finished => return,
                 End::Failed(reason) => reason,
             };
-            tracing::warn!(controller = self.endpoint.uri(), reason, "reports are not taken; they are sent again");
             if started.elapsed() > HEALTHY {
                 backoff.reset();
+                told.clear();
+            }
+            if reason != told {
+                tracing::warn!(controller = self.endpoint.uri(), reason, "reports are not taken; they are sent again");
+                told = reason;
             }
             tokio::time::sleep(backoff.next(fastrand::f64())).await;
         }
