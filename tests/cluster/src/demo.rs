@@ -60,12 +60,13 @@ fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 /// Tells what was found; the table at the end has its first line.
-fn show(verdict: &mut Verdict, name: &'static str, found: Result<String>) {
-    println!("  {}:", name.replace('_', " "));
+fn show(verdict: &mut Verdict, name: &str, found: Result<String>) {
+    let name = name.replace('_', " ");
+    println!("  {name}:");
     if let Ok(text) = &found {
         println!("    {}", text.replace('\n', "\n    "));
     }
-    verdict.note(name, found.map(|text| text.lines().next().unwrap_or_default().to_owned()));
+    verdict.note(&name, found.map(|text| text.lines().next().unwrap_or_default().to_owned()));
 }
 
 fn look_around() {

@@ -19,18 +19,35 @@ fn folder() -> PathBuf {
     cache().join("images")
 }
 
-/// Builds all images from static binaries; what they are and their sizes.
+/// Builds all images from static binaries, unless they are newer than what they are made of; what they are and their
+/// sizes.
 pub fn build(binaries: &Path) -> Result<String> {
     build_pause()?;
+    let told = folder().join("sizes.txt");
+    if is_newer(&told, binaries) {
+        return std::fs::read_to_string(&told).context("cannot read the images' sizes");
+    }
     build_lab(binaries)?;
-    let script = Path::new(CRATE).join("../../deploy/images/build");
-    let output = shell::output(Command::new(script).arg(binaries).arg(folder().join("product")))?;
-    ensure!(
-        output.status.success(),
-        "the images could not be built: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
+    let output = shell::output(Command::new(product().join("build")).arg(binaries).arg(folder().join("product")))?;
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "the images could not be built: {}", errors.trim());
+    std::fs::write(&told, &output.stdout)?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// How our own images are made.
+fn product() -> PathBuf {
+    Path::new(CRATE).join("../../deploy/images")
+}
+
+/// Whether images were made after every program and every file that says how.
+fn is_newer(told: &Path, binaries: &Path) -> bool {
+    let time = |path: &Path| std::fs::metadata(path).and_then(|data| data.modified()).ok();
+    let sources = [binaries.to_owned(), product(), Path::new(CRATE).join("images")];
+    let files = sources.iter().flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten());
+    let mut files = files.filter(|file| file.file_type().is_ok_and(|kind| kind.is_file()));
+    let made = time(told);
+    made.is_some() && binaries.is_dir() && files.all(|file| time(&file.path()) < made)
 }
 
 fn build_pause() -> Result<()> {

@@ -7,7 +7,7 @@ use crate::kubectl;
 use crate::layout::{HOSTS, Host, netns};
 use crate::machine::Machine;
 use crate::product::{self, NAMESPACE};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lab::{probe, shell};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,13 +33,17 @@ pub fn install(cluster: &Cluster) -> Result<()> {
     wait_ready()
 }
 
-/// Puts the images onto nodes and DPUs, which can pull none.
+/// Puts the images onto nodes and DPUs, which can pull none, all at once.
 pub fn import() -> Result<()> {
-    for host in HOSTS {
-        images::import_node(&Machine::find(&host.node())?)?;
-        images::import_dpu(&Machine::find(&host.dpu())?)?;
-    }
-    Ok(())
+    let machines = HOSTS.map(|host| [(host.node(), false), (host.dpu(), true)]);
+    let works = machines.into_iter().flatten().map(|(name, is_dpu)| {
+        std::thread::spawn(move || {
+            let machine = Machine::find(&name)?;
+            if is_dpu { images::import_dpu(&machine) } else { images::import_node(&machine) }
+        })
+    });
+    let works: Vec<_> = works.collect();
+    works.into_iter().try_for_each(|work| work.join().unwrap_or_else(|_| bail!("importing images broke")))
 }
 
 /// `helm install`.

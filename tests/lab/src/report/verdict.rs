@@ -8,16 +8,16 @@ use std::time::Duration;
 /// Findings so far.
 #[derive(Default)]
 pub struct Verdict {
-    findings: Vec<(&'static str, Result<String>)>,
+    findings: Vec<(String, Result<String>)>,
 }
 
 impl Verdict {
     /// Adds one; a failure is told at once and does not end the run.
-    pub fn note(&mut self, what: &'static str, finding: Result<String>) {
+    pub fn note(&mut self, what: &str, finding: Result<String>) {
         if let Err(error) = &finding {
             println!("  NOT AS IT SHOULD BE: {error:#}");
         }
-        self.findings.push((what, finding));
+        self.findings.push((what.to_owned(), finding));
     }
 
     /// Prints all; true when nothing failed.
@@ -26,8 +26,8 @@ impl Verdict {
         table.load_style(UTF8_BORDERS_ONLY).set_header(["", "", "finding"]);
         for (what, finding) in &self.findings {
             match finding {
-                Ok(text) => table.add_row(["ok", what, text]),
-                Err(error) => table.add_row(["FAILED", what, &format!("{error:#}")]),
+                Ok(text) => table.add_row(["ok", what.as_str(), text.as_str()]),
+                Err(error) => table.add_row(["FAILED", what.as_str(), &format!("{error:#}")]),
             };
         }
         let failed = self.findings.iter().filter(|(_, finding)| finding.is_err()).count();
