@@ -102,7 +102,7 @@ async fn a_renewed_certificate_leaves_connections_alone_and_is_shown_by_the_next
     holder.renew(CURL).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(signed().len(), 4, "nothing is connected again");
-    world.istiod.restart().await;
+    world.istiod.restart();
     until(addresses.health, "/workloads", "all are connected again", |page| {
         !page.contains("\"disconnected\"") && signed().len() >= 8
     })

@@ -88,9 +88,8 @@ impl Istiod {
     }
 
     /// Cuts every connection and serves again.
-    pub async fn restart(&self) {
+    pub fn restart(&self) {
         self.end();
-        tokio::time::sleep(Duration::from_millis(200)).await;
         self.serve();
     }
 
@@ -108,8 +107,18 @@ impl Istiod {
         *self.serving.lock().expect("not poisoned") = Some(runtime);
     }
 
+    /// The server before may still be on its way out.
+    async fn listener(&self) -> TcpListener {
+        loop {
+            match TcpListener::bind(self.address).await {
+                Ok(listener) => return listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+
     async fn run(self) {
-        let listener = TcpListener::bind(self.address).await.expect("the address is free");
+        let listener = self.listener().await;
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         let authorize = |peer: &Peer| match peer.node.id.contains("unreachable") {
             true => Err(Status::permission_denied("no such proxy")),

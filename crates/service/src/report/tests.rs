@@ -47,11 +47,23 @@ impl Drop for Server {
     }
 }
 
+/// The server before may still be on its way out.
+fn bind(address: &str) -> std::net::TcpListener {
+    let deadline = std::time::Instant::now() + LIMIT;
+    loop {
+        match std::net::TcpListener::bind(address) {
+            Ok(listener) => return listener,
+            Err(error) if std::time::Instant::now() > deadline => panic!("{address}: {error}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
 impl Server {
     fn start(address: &str) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
-        let listener = std::net::TcpListener::bind(address).expect("loopback");
+        let listener = bind(address);
         let address = listener.local_addr().expect("bound");
         listener.set_nonblocking(true).expect("a socket");
         let (taken, messages) = mpsc::unbounded_channel();
