@@ -56,7 +56,7 @@ pub fn helm_install(cluster: &Cluster) -> Result<String> {
 pub fn helm(cluster: &Cluster, words: &[&str]) -> Result<String> {
     shell::check_interrupted()?;
     let mut command = kubectl::tool(&cluster.tools.path("helm").to_string_lossy());
-    let output = shell::output(command.args(words).env("HELM_CACHE_HOME", crate::layout::path("helm")))?;
+    let output = shell::output(command.args(words))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(
         output.status.success(),

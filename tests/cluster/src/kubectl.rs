@@ -1,6 +1,6 @@
 //! kubectl as the cluster's administrator, in the control plane's namespace.
 
-use crate::layout::CONTROL;
+use crate::layout::{self, CONTROL};
 use crate::pki;
 use anyhow::{Context, Result, bail};
 use lab::shell;
@@ -18,6 +18,15 @@ pub fn command() -> Command {
 pub fn tool(program: &str) -> Command {
     let mut command = shell::command_in(CONTROL, program);
     command.env("KUBECONFIG", pki::kubeconfig("admin"));
+    // What clients keep is the cluster's, and goes with it.
+    for (name, folder) in [
+        ("KUBECACHEDIR", "kube"),
+        ("HELM_CACHE_HOME", "helm/cache"),
+        ("HELM_CONFIG_HOME", "helm/config"),
+        ("HELM_DATA_HOME", "helm/data"),
+    ] {
+        command.env(name, layout::path(folder));
+    }
     command
 }
 

@@ -148,20 +148,28 @@ fn denied_identity(stage: &Stage) -> Result<String> {
     told.and_then(|text| started.map(|()| format!("{text}\nit started once istiod trusted the adapter again")))
 }
 
+/// The pod is not started ungoverned; its DpuWorkload says what it waits for.
 fn unreachable_istiod(stage: &Stage) -> Result<String> {
     let istiod = control::Program::Istiod;
     istiod.process()?.kill()?;
     let told = new_pod("app=details").and_then(|pod| {
-        std::thread::sleep(Duration::from_secs(3));
+        let told = shell::wait_for("word of istiod's absence", Duration::from_secs(20), || waits_for_istiod(&pod))?;
         let object = kubectl::json(&format!("-n {} get pod {pod}", bookinfo::NAMESPACE))?;
         ensure!(object["status"]["phase"] == "Pending", "it is {} without configuration", object["status"]["phase"]);
-        Ok(())
+        Ok(told)
     });
     istiod.start(&stage.cluster.tools)?.wait()?;
-    told?;
+    let told = told?;
     bookinfo::wait_ready(bookinfo::PODS)?;
     stage.bookinfo()?.wait_served()?;
-    Ok("it was not started ungoverned, and started once istiod was there".to_owned())
+    Ok(format!("{told}\nit started once istiod was there"))
+}
+
+fn waits_for_istiod(pod: &str) -> Result<String> {
+    let workload = kubectl::json(&format!("-n {} get dpuworkload {pod}", bookinfo::NAMESPACE))?;
+    let reason = workload["status"]["configurationReason"].as_str().unwrap_or_default();
+    ensure!(reason.contains("istiod"), "its DpuWorkload says {}", workload["status"]);
+    Ok(reason.to_owned())
 }
 
 /// Deletes a pod and names the one that takes its place.

@@ -67,6 +67,10 @@ fn audit(host: Host) -> Result<String> {
     entries(WORKLOADS, host, "/workloads", pods.governed.len())?;
     entries(PORTS, host, "", count)?;
     entries(PROXY_WORKLOADS, host, "", pods.governed.len())?;
+    let pinned = pinned(host)?;
+    ensure!(pinned == count, "programs of {pinned} representors are pinned on {}, {count} pods have one", host.dpu());
+    let objects = objects(host)?;
+    ensure!(objects == count, "{objects} DpuWorkloads name {}, {count} pods have a VF", host.node());
     let free = free_vfs(host)?;
     ensure!(free + count == VFS as usize, "{free} VFs are free, {count} pods have one, there are {VFS}");
     let leases = leases(host)?;
@@ -86,6 +90,19 @@ fn entries(page: Page, host: Host, list: &str, count: usize) -> Result<()> {
         host.node()
     );
     Ok(())
+}
+
+/// Representors on the DPU that have programs.
+fn pinned(host: Host) -> Result<usize> {
+    let found = Machine::find(&host.dpu())?.run("find /sys/fs/bpf/dpumesh -name rep_ingress-*")?;
+    Ok(found.lines().count())
+}
+
+/// Our objects of pods of a node.
+fn objects(host: Host) -> Result<usize> {
+    let all = kubectl::json("get dpuworkloads -A")?;
+    let workloads = all["items"].as_array().into_iter().flatten();
+    Ok(workloads.filter(|workload| workload["status"]["node"] == host.node()).count())
 }
 
 /// VFs in the node's own namespace.
