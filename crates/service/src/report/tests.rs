@@ -1,3 +1,5 @@
+//! The reporter against a controller of this process.
+
 use super::*;
 use crate::grpc::incoming;
 use mesh_api::report::reports_server::{Reports, ReportsServer};
