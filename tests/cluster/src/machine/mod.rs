@@ -122,11 +122,13 @@ impl Machine {
         pids.filter(|pid| self.holds(*pid)).collect()
     }
 
-    /// Whether a process is below the first one: a container's own process namespace is below the machine's.
+    /// Whether a process, or one that it descends from, is in the machine's process namespace: containers have their own
+    /// below it, and what was started from outside has a parent there.
     fn holds(&self, pid: i32) -> bool {
+        let own = process_namespace(self.init);
         let mut pid = pid;
         while pid > 1 {
-            if pid == self.init {
+            if own.is_some() && process_namespace(pid) == own {
                 return true;
             }
             pid = parent(pid).unwrap_or(0);
@@ -143,6 +145,10 @@ impl Machine {
 /// What a machine calls a process of its own: the number after ours in `NSpid`.
 fn number_inside(pid: i32) -> Option<i32> {
     field(pid, "NSpid:", 1)
+}
+
+fn process_namespace(pid: i32) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok()
 }
 
 fn parent(pid: i32) -> Option<i32> {
