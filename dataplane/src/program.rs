@@ -104,7 +104,7 @@ pub async fn run(mut args: Args) -> anyhow::Result<()> {
     let metrics = Metrics { ports: ports.clone(), counters: counters.clone(), proxies: Arc::clone(&proxies) };
     health.set("kernel", Ok(()));
     serve_health(&args, &health, metrics, &shutdown).await?;
-    let steering = Steering { engine: Arc::clone(&engine), ports: ports.clone(), uplink: uplink.clone(), proxies };
+    let steering = Steering::new(Arc::clone(&engine), ports.clone(), uplink.clone(), proxies);
     let path = &args.steering_socket;
     Arc::new(steering).serve(path, shutdown.clone()).with_context(|| format!("cannot listen on {}", path.display()))?;
     let check_caller = args.tls.is_mutual();

@@ -39,9 +39,13 @@ pub struct Arguments {
     /// Socket of this DPU's dataplane: take connections from its ports.
     #[arg(long, value_name = "PATH")]
     pub steering_socket: Option<PathBuf>,
-    /// How long connections may go on after SIGTERM, in seconds.
+    /// How long connections may go on once nothing new is accepted, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub drain_time_s: u64,
+    /// After SIGTERM, how long to serve on while no newer proxy of this DPU has come, in seconds. One that comes is
+    /// waited for: it takes over without a pause. Needs `--steering-socket`.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub successor_wait_s: u64,
     /// Write a JSON line for every request and TCP connection, with each hop it took.
     #[arg(long, value_name = "FILE")]
     pub hop_log: Option<PathBuf>,
@@ -94,6 +98,7 @@ impl Arguments {
         Settings {
             workers: self.concurrency.map_or(cores, usize::from),
             drain_time: Duration::from_secs(self.drain_time_s),
+            successor_wait: Duration::from_secs(self.successor_wait_s),
             hop_log: self.hop_log.clone(),
             log_flush: Duration::from_millis(self.file_flush_interval_msec),
             hostname: node.id.clone(),
@@ -139,15 +144,18 @@ pub async fn serve(
     let (workers, threads) = Workers::start(&shared)?;
     let (orders, ordered) = mpsc::channel(4);
     let admin = Admin { shared: Arc::clone(&shared), workers: workers.clone(), orders };
+    let parties = parties(arguments, &mut configuration, &shared)?;
     let admin_address = match configuration.admin_address() {
-        Some(address) => Some(admin::serve(address, admin).await?),
+        Some(address) => {
+            // Beside a dataplane it may be an older proxy's, which frees it when we have taken over.
+            let may_wait = arguments.steering_socket.is_some();
+            admin::serve(address, admin, may_wait, parties.belongings.admin.clone()).await?
+        }
         None => None,
     };
-    let parties = parties(arguments, &mut configuration, &shared)?;
     let mut control = Control::new(Arc::clone(&shared), workers, configuration);
     started(admin_address);
     control.run(parties, ordered, stop).await;
-    control.drain().await;
     drop(control);
     let ended = tokio::task::spawn_blocking(move || {
         threads.join();
@@ -168,7 +176,9 @@ fn parties(arguments: &Arguments, configuration: &mut Configuration, shared: &Sh
     parties.ads = Some(ads::start(&dialer, node, control_plane.mode, configuration.interests()));
     if configuration.is_mesh() {
         parties.identities = Some(identity::start(ads::signer(&dialer)));
-        parties.attached = Some(key_holder::start(dialer, shared.state.subscribe()));
+        parties.belongings.holds_keys.send_replace(true);
+        let holds = parties.belongings.holds_keys.subscribe();
+        parties.attached = Some(key_holder::start(dialer, shared.state.subscribe(), holds));
     }
     Ok(parties)
 }

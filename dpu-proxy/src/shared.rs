@@ -68,6 +68,8 @@ pub struct Report {
 pub struct Settings {
     pub workers: usize,
     pub drain_time: Duration,
+    /// How long to serve on after SIGTERM while no newer proxy of this DPU is here.
+    pub successor_wait: Duration,
     /// `--hop-log`: a line per request with every hop.
     pub hop_log: Option<std::path::PathBuf>,
     /// How long a log line may wait in memory.

@@ -4,29 +4,44 @@
 //! OPEN, so that a proxy which comes back within seconds serves on without a word to the node daemon:
 //! until then new connections of a `closed` port are dropped (the client's SYN is sent again), and
 //! those of a `bypass` port are forwarded as they are. Connections of the dead proxy get a reset.
-//! Several proxies may be connected at once (a new one takes over); the last registration counts.
+//! Several proxies may be connected at once: a new one takes over from an older one without a pause
+//! (`roster` says whose word counts).
 
+mod roster;
 mod session;
 
 use crate::engine::{Door, Engine, Ports};
 use crate::sys::seqpacket::Listener;
+use roster::Roster;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 /// What a session needs.
 #[derive(Debug)]
 pub struct Steering<D> {
-    pub engine: Arc<Mutex<Engine<D>>>,
-    pub ports: watch::Receiver<Ports>,
-    pub uplink: String,
+    engine: Arc<Mutex<Engine<D>>>,
+    ports: watch::Receiver<Ports>,
+    uplink: String,
     /// Proxies that are connected.
-    pub proxies: Arc<AtomicUsize>,
+    proxies: Arc<AtomicUsize>,
+    roster: watch::Sender<Roster>,
+    calls: AtomicU64,
 }
 
 impl<D: Door + 'static> Steering<D> {
+    /// No proxy is connected yet.
+    pub fn new(
+        engine: Arc<Mutex<Engine<D>>>,
+        ports: watch::Receiver<Ports>,
+        uplink: String,
+        proxies: Arc<AtomicUsize>,
+    ) -> Self {
+        Self { engine, ports, uplink, proxies, roster: watch::Sender::default(), calls: AtomicU64::new(0) }
+    }
+
     /// Serves until `shutdown`. Returns once it listens.
     pub fn serve(self: Arc<Self>, path: &Path, shutdown: CancellationToken) -> std::io::Result<()> {
         let listener = Listener::bind(path)?;

@@ -1,7 +1,9 @@
-//! One connected proxy: its requests are answered in order, and it is told of every change of ports.
+//! One connected proxy: its requests are answered in order, and it is told of every change of ports and of other
+//! proxies.
 
 use super::Steering;
-use crate::engine::{Door, Ports};
+use super::roster::{Rank, Roster};
+use crate::engine::{Door, Engine, Ports};
 use crate::state::Port;
 use crate::sys::seqpacket::Peer;
 use mesh_api::steering as wire;
@@ -11,6 +13,7 @@ use prost::Message;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 use tokio::sync::watch;
 
 /// Ports of one message, so that it stays well below the limit of a datagram.
@@ -20,77 +23,172 @@ type Told = BTreeMap<String, wire::Port>;
 
 /// Runs until the proxy closes (`Ok`) or the socket fails.
 pub(super) async fn run<D: Door + 'static>(steering: &Steering<D>, peer: Peer) -> io::Result<()> {
-    let mut ports = steering.ports.clone();
-    let mut told: Option<Told> = None;
-    loop {
-        tokio::select! {
-            received = peer.receive() => {
-                let Some((bytes, descriptors)) = received? else { return Ok(()) };
-                let is_hello = answer(steering, &peer, &bytes, descriptors).await?;
-                if is_hello {
-                    told = Some(tell(steering, &peer, &mut ports, None).await?);
+    let mut session = Session { steering, peer, rank: None, ports: None, others: None };
+    let ended = session.serve().await;
+    if let Some(rank) = session.rank {
+        steering.leave(|roster| roster.leave(rank)).await;
+    }
+    ended
+}
+
+struct Session<'a, D> {
+    steering: &'a Steering<D>,
+    peer: Peer,
+    /// Since its Hello.
+    rank: Option<Rank>,
+    /// What it was told.
+    ports: Option<Told>,
+    others: Option<wire::Others>,
+}
+
+impl<D: Door + 'static> Session<'_, D> {
+    async fn serve(&mut self) -> io::Result<()> {
+        let (mut ports, mut roster) = (self.steering.ports.clone(), self.steering.roster.subscribe());
+        loop {
+            tokio::select! {
+                received = self.peer.receive() => {
+                    let Some((bytes, descriptors)) = received? else { return Ok(()) };
+                    let was_known = self.rank.is_some();
+                    self.answer(&bytes, descriptors).await?;
+                    if self.rank.is_some() && !was_known {
+                        self.tell_of_others(&mut roster).await?;
+                        self.tell_of_ports(&mut ports).await?;
+                    }
+                }
+                changed = ports.changed(), if self.rank.is_some() => {
+                    changed.map_err(io::Error::other)?;
+                    self.tell_of_ports(&mut ports).await?;
+                }
+                changed = roster.changed(), if self.rank.is_some() => {
+                    changed.map_err(io::Error::other)?;
+                    self.tell_of_others(&mut roster).await?;
                 }
             }
-            changed = ports.changed(), if told.is_some() => {
-                changed.map_err(io::Error::other)?;
-                told = Some(tell(steering, &peer, &mut ports, told.as_ref()).await?);
+        }
+    }
+
+    /// Answers one message.
+    async fn answer(&mut self, bytes: &[u8], descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        let (sequence, message) = match wire::FromProxy::decode(bytes) {
+            Ok(message) => (message.sequence, message.message),
+            Err(error) => {
+                tracing::warn!(%error, "the proxy sent what is no message");
+                return say(&self.peer, Said::Answer(wire::Answer { sequence: 0, error: error.to_string() })).await;
+            }
+        };
+        let error = self.perform(message, descriptors).await.err().unwrap_or_default();
+        if !error.is_empty() {
+            tracing::warn!(sequence, error, "refused the proxy");
+        }
+        say(&self.peer, Said::Answer(wire::Answer { sequence, error })).await
+    }
+
+    async fn perform(&mut self, message: Option<Asked>, descriptors: Vec<OwnedFd>) -> Result<(), String> {
+        let message = message.ok_or("the message is empty, or of a kind that this dataplane does not know")?;
+        if let Asked::Hello(hello) = &message {
+            return self.greet(hello);
+        }
+        let rank = self.rank.ok_or("say Hello first")?;
+        match message {
+            Asked::Hello(_) => Ok(()),
+            Asked::RegisterListener(request) => self.steering.register(rank, &request, descriptors).await,
+            Asked::PortReady(port) => self.steering.port(rank, &port.port_id, Ok(port.workload_uid)).await,
+            Asked::PortNotReady(port) => self.steering.port(rank, &port.port_id, Err(port.reason)).await,
+            Asked::TakenOver(_) => {
+                self.steering.roster.send_modify(|roster| roster.take_over(rank));
+                Ok(())
+            }
+            Asked::Leaving(_) => {
+                self.steering.leave(|roster| roster.stop_serving(rank)).await;
+                Ok(())
             }
         }
     }
-}
 
-/// Answers one message. True when it was a Hello.
-async fn answer<D: Door + 'static>(
-    steering: &Steering<D>,
-    peer: &Peer,
-    bytes: &[u8],
-    descriptors: Vec<OwnedFd>,
-) -> io::Result<bool> {
-    let (sequence, message) = match wire::FromProxy::decode(bytes) {
-        Ok(message) => (message.sequence, message.message),
-        Err(error) => {
-            tracing::warn!(%error, "the proxy sent what is no message");
-            return say(peer, Said::Answer(wire::Answer { sequence: 0, error: error.to_string() }))
-                .await
-                .map(|()| false);
+    fn greet(&mut self, hello: &wire::Hello) -> Result<(), String> {
+        if self.rank.is_some() {
+            return Err("you have said Hello before".to_owned());
         }
-    };
-    let is_hello = matches!(message, Some(Asked::Hello(_)));
-    let error = perform(steering, message, descriptors).await.err().unwrap_or_default();
-    if !error.is_empty() {
-        tracing::warn!(sequence, error, "refused the proxy");
+        let rank = (hello.started_unix_ms, self.steering.calls.fetch_add(1, Ordering::Relaxed));
+        self.rank = Some(rank);
+        self.steering.roster.send_modify(|roster| roster.join(rank));
+        tracing::info!(version = hello.version, started_unix_ms = hello.started_unix_ms, "the proxy is here");
+        Ok(())
     }
-    say(peer, Said::Answer(wire::Answer { sequence, error })).await.map(|()| is_hello)
+
+    async fn tell_of_others(&mut self, roster: &mut watch::Receiver<Roster>) -> io::Result<()> {
+        let Some(rank) = self.rank else { return Ok(()) };
+        let now = roster.borrow_and_update().others(rank);
+        if self.others.as_ref() != Some(&now) {
+            say(&self.peer, Said::Others(now.clone())).await?;
+            self.others = Some(now);
+        }
+        Ok(())
+    }
+
+    async fn tell_of_ports(&mut self, ports: &mut watch::Receiver<Ports>) -> io::Result<()> {
+        let now = tell(self.steering, &self.peer, ports, self.ports.as_ref()).await?;
+        let gone = self.ports.iter().flat_map(BTreeMap::keys).filter(|id| !now.contains_key(*id));
+        gone.for_each(|id| self.steering.roster.send_modify(|roster| roster.forget(id)));
+        self.ports = Some(now);
+        Ok(())
+    }
 }
 
-async fn perform<D: Door + 'static>(
-    steering: &Steering<D>,
-    message: Option<Asked>,
-    descriptors: Vec<OwnedFd>,
-) -> Result<(), String> {
-    let mut engine = steering.engine.lock().await;
-    match message {
-        Some(Asked::Hello(hello)) => {
-            tracing::info!(version = hello.version, "the proxy is here");
-            Ok(())
-        }
-        Some(Asked::RegisterListener(request)) => {
-            let [socket] = <[OwnedFd; 1]>::try_from(descriptors)
-                .map_err(|all| format!("{} descriptors came with the registration: send one", all.len()))?;
-            let id = match request.direction() {
-                wire::Direction::Outbound => Some(request.port_id.as_str()),
-                wire::Direction::Inbound => None,
-            };
+impl<D: Door + 'static> Steering<D> {
+    async fn register(
+        &self,
+        rank: Rank,
+        request: &wire::RegisterListener,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), String> {
+        let [socket] = <[OwnedFd; 1]>::try_from(descriptors)
+            .map_err(|all| format!("{} descriptors came with the registration: send one", all.len()))?;
+        let id = match request.direction() {
+            wire::Direction::Outbound => Some(request.port_id.as_str()),
+            wire::Direction::Inbound => None,
+        };
+        let mut engine = self.engine.lock().await;
+        let listener = (id.map(str::to_owned), request.ip_version);
+        match self.of_roster(|roster| roster.register(rank, listener)) {
             // Our copy of the socket closes here: it must die with the proxy.
-            engine.set_listener(id, request.ip_version, &socket).map_err(|error| error.to_string())
+            true => engine.set_listener(id, request.ip_version, &socket).map_err(|error| error.to_string()),
+            false => Ok(()),
         }
-        Some(Asked::PortReady(port)) => {
-            engine.ready(&port.port_id, &port.workload_uid).await.map_err(|error| error.to_string())
+    }
+
+    /// A proxy is ready for a port's workload, or says why not.
+    async fn port(&self, rank: Rank, id: &str, word: Result<String, String>) -> Result<(), String> {
+        let mut engine = self.engine.lock().await;
+        let workload = engine.state().ports.get(id).map(|port| port.wire.workload_uid.clone()).unwrap_or_default();
+        let counts = self.of_roster(|roster| roster.say(rank, id, &workload, word.clone()));
+        let done = match word {
+            Ok(uid) => engine.ready(id, &uid).await,
+            Err(reason) if counts => engine.not_ready(id, &reason).await,
+            Err(_) => Ok(()),
+        };
+        done.map_err(|error| error.to_string())
+    }
+
+    /// A proxy serves nothing from now on: what nobody else serves is closed where somebody could.
+    async fn leave(&self, step: impl FnOnce(&mut Roster) -> Vec<(String, String)>) {
+        let mut engine = self.engine.lock().await;
+        for (port, reason) in self.of_roster(step) {
+            close(&mut engine, &port, &reason).await;
         }
-        Some(Asked::PortNotReady(port)) => {
-            engine.not_ready(&port.port_id, &port.reason).await.map_err(|error| error.to_string())
-        }
-        None => Err("the message is empty, or of a kind that this dataplane does not know".to_owned()),
+    }
+
+    fn of_roster<T>(&self, step: impl FnOnce(&mut Roster) -> T) -> T {
+        let mut outcome = None;
+        self.roster.send_modify(|roster| outcome = Some(step(roster)));
+        outcome.expect("the closure ran")
+    }
+}
+
+async fn close<D: Door>(engine: &mut Engine<D>, port: &str, reason: &str) {
+    match engine.not_ready(port, reason).await {
+        Ok(()) | Err(crate::engine::EngineError::NoPort(_)) => {}
+        Err(error) => tracing::error!(port, %error, "a port that no proxy serves could not be closed"),
     }
 }
 

@@ -28,6 +28,8 @@ impl Sysctl {
         // A reset that the kernel sends by itself finds its way back by the mark of what it answers.
         self.write("ipv4/fwmark_reflect", "1")?;
         self.write_if_there("ipv6/fwmark_reflect", "1")?;
+        // What waits at a listening socket of a proxy that ends goes to its successor's.
+        self.write_if_there("ipv4/tcp_migrate_req", "1")?;
         congestion_control.map_or(Ok(()), |name| self.write("ipv4/tcp_congestion_control", name))
     }
 

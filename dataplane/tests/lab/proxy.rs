@@ -21,18 +21,26 @@ pub struct Proxy {
     sequence: u64,
     /// What the dataplane has told so far, in order.
     pub told: Vec<wire::Ports>,
+    /// What it told last of other proxies.
+    pub others: wire::Others,
 }
 
 impl Proxy {
     /// Connects and reads the snapshot.
     pub fn connect(lab: &Lab) -> Self {
+        Self::started(lab, 1)
+    }
+
+    /// The same as a process that started then, in milliseconds since 1970.
+    pub fn started(lab: &Lab, started_unix_ms: u64) -> Self {
         let socket =
             socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("socket");
         connect(&socket, &SocketAddrUnix::new(lab.steering_socket()).expect("path")).expect("connect");
         rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Recv, Some(PATIENCE))
             .expect("timeout");
-        let mut proxy = Self { socket, sequence: 0, told: Vec::new() };
-        proxy.ask(Asked::Hello(wire::Hello { version: "test".to_owned() }), None).expect("hello");
+        let mut proxy = Self { socket, sequence: 0, told: Vec::new(), others: wire::Others::default() };
+        let hello = wire::Hello { version: "test".to_owned(), started_unix_ms };
+        proxy.ask(Asked::Hello(hello), None).expect("hello");
         while proxy.told.is_empty() {
             let _ = proxy.receive();
         }
@@ -76,6 +84,17 @@ impl Proxy {
                 self.told.push(ports);
                 None
             }
+            Said::Others(others) => {
+                self.others = others;
+                None
+            }
+        }
+    }
+
+    /// Reads until the dataplane says of other proxies what is expected.
+    pub fn until(&mut self, is_expected: impl Fn(&wire::Others) -> bool) {
+        while !is_expected(&self.others) {
+            let _ = self.receive();
         }
     }
 
@@ -107,9 +126,14 @@ impl Proxy {
         let name = device.to_owned();
         let port = if direction == wire::Direction::Outbound { 15001 } else { 15006 };
         let listener = lab.within("dpu", move || listener(&name, ip_version, port));
-        let request = wire::RegisterListener { direction: direction.into(), port_id: id.to_owned(), ip_version };
-        self.ask(Asked::RegisterListener(request), Some(&listener)).expect("register");
+        self.register(&listener, direction, id, ip_version);
         listener
+    }
+
+    /// Registers a socket that listens.
+    pub fn register(&mut self, listener: &TcpListener, direction: wire::Direction, id: &str, ip_version: u32) {
+        let request = wire::RegisterListener { direction: direction.into(), port_id: id.to_owned(), ip_version };
+        self.ask(Asked::RegisterListener(request), Some(listener)).expect("register");
     }
 }
 

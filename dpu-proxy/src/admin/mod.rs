@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 /// A client that says nothing for so long is cut.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,21 +41,60 @@ pub struct Admin {
     pub orders: mpsc::Sender<Order>,
 }
 
-/// Binds `address` and serves in the background. Returns the bound address.
-pub async fn serve(address: SocketAddr, admin: Admin) -> std::io::Result<SocketAddr> {
-    let named = |error: std::io::Error| {
-        std::io::Error::new(error.kind(), format!("cannot listen on {address} for the admin server: {error}"))
+/// Between attempts at an address that another process has.
+const BIND_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Binds `address` and serves in the background until `release`. Returns the bound address; `None` when another process
+/// has it and `may_wait`: then it is served once it is free.
+pub async fn serve(
+    address: SocketAddr,
+    admin: Admin,
+    may_wait: bool,
+    release: CancellationToken,
+) -> std::io::Result<Option<SocketAddr>> {
+    let listener = match TcpListener::bind(address).await {
+        Ok(listener) => listener,
+        Err(error) if may_wait && error.kind() == std::io::ErrorKind::AddrInUse => {
+            tracing::warn!(%address, "the admin address belongs to another process, an older proxy perhaps; waiting for it");
+            tokio::spawn(serve_when_free(address, admin, release));
+            return Ok(None);
+        }
+        Err(error) => {
+            let text = format!("cannot listen on {address} for the admin server: {error}");
+            return Err(std::io::Error::new(error.kind(), text));
+        }
     };
-    let listener = TcpListener::bind(address).await.map_err(named)?;
     let bound = listener.local_addr()?;
     tracing::info!(address = %bound, "admin server");
-    tokio::spawn(accept(listener, admin));
-    Ok(bound)
+    tokio::spawn(accept(listener, admin, release));
+    Ok(Some(bound))
 }
 
-async fn accept(listener: TcpListener, admin: Admin) {
+async fn serve_when_free(address: SocketAddr, admin: Admin, release: CancellationToken) {
+    let bound = async {
+        loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => return listener,
+                Err(_) => tokio::time::sleep(BIND_INTERVAL).await,
+            }
+        }
+    };
+    tokio::select! {
+        listener = bound => {
+            tracing::info!(%address, "admin server");
+            accept(listener, admin, release).await;
+        }
+        () = release.clone().cancelled_owned() => {}
+    }
+}
+
+async fn accept(listener: TcpListener, admin: Admin, release: CancellationToken) {
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = release.cancelled() => return,
+        };
+        match accepted {
             Ok((stream, _)) => drop(tokio::spawn(connection(stream, admin.clone()))),
             Err(error) => {
                 tracing::warn!(%error, "the admin server cannot accept");

@@ -2,10 +2,12 @@
 //!
 //! In: resources from the control plane, ports from the dataplane, signed certificates, orders to
 //! stop. Out: a state for the workers, listening sockets, answers to all of them, and a report.
-//! `plan` says what a state asks for; `configuration` holds the resources.
+//! `plan` says what a state asks for; `configuration` holds the resources; `takeover` says when the
+//! process opens its doors, closes them, and ends.
 
 mod configuration;
 mod plan;
+mod takeover;
 
 pub use configuration::{Configuration, ControlPlane, InterestChange, LoadError};
 
@@ -13,22 +15,26 @@ use crate::admin::Order;
 use crate::connection::Gate;
 use crate::listener::manager::ListenerManager;
 use crate::shared::{Phase, Report, Shared, State};
-use crate::steering::{self, Ports, Readiness, Registration};
+use crate::steering::{self, Others, Ports, Readiness, Registration, Standing};
 use crate::tls::identity;
 use crate::tls::secrets::Secrets;
 use crate::workers::Workers;
+use dpu_proxy_core::model::Snapshot;
 use mesh_model::{Identity, PortId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::mpsc;
+use std::time::{Duration, Instant};
+use takeover::{Arrival, Departure, Limits, Step};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use xds::Rejected;
 use xds::client::Event as AdsEvent;
 
 /// Like Envoy: what the control plane has not said by then is not waited for.
 const INITIAL_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often it is looked whether the last connection has ended.
+const DRAIN_CHECK: Duration = Duration::from_millis(20);
 
 /// Parties that the process talks to; `None` where the bootstrap or the command line has none.
 #[derive(Debug, Default)]
@@ -38,6 +44,16 @@ pub struct Parties {
     pub identities: Option<(identity::Identities, mpsc::Receiver<identity::Event>)>,
     /// Whose keys the adapter needs before their workloads are complete.
     pub attached: Option<mpsc::Receiver<BTreeSet<Identity>>>,
+    pub belongings: Belongings,
+}
+
+/// What only one process of a DPU can have, and an older one hands over.
+#[derive(Debug, Default)]
+pub struct Belongings {
+    /// Whether this process holds the keys for the adapter.
+    pub holds_keys: watch::Sender<bool>,
+    /// Cancelled to free the admin address.
+    pub admin: CancellationToken,
 }
 
 /// The one owner of everything that changes.
@@ -56,7 +72,13 @@ pub struct Control {
     attached: BTreeSet<Identity>,
     /// A socket for steering by what it takes; kept so that it is passed on once only.
     passed: BTreeMap<Registration, Arc<OwnedFd>>,
-    is_draining: bool,
+    /// The other proxies of this DPU.
+    others: Others,
+    arrival: Arrival,
+    departure: Departure,
+    belongings: Belongings,
+    /// Listening sockets are closed, and stay so.
+    is_closed: bool,
 }
 
 impl std::fmt::Debug for Control {
@@ -72,7 +94,10 @@ enum Input {
     Attached(BTreeSet<Identity>),
     FetchTimeout,
     Stop,
+    Quit,
     DrainListeners,
+    /// It is time to look again.
+    Tick,
 }
 
 /// The next event of a party; never, without it.
@@ -101,11 +126,15 @@ impl Control {
             identities: None,
             attached: BTreeSet::new(),
             passed: BTreeMap::new(),
-            is_draining: false,
+            others: Others::default(),
+            arrival: Arrival::default(),
+            departure: Departure::default(),
+            belongings: Belongings::default(),
+            is_closed: false,
         }
     }
 
-    /// Runs until `stop`, or an order to end.
+    /// Runs until it was told to stop and its connections have ended.
     pub async fn run(&mut self, parties: Parties, mut orders: mpsc::Receiver<Order>, stop: CancellationToken) {
         let (ads, mut ads_events) = parties.ads.unzip();
         let (steering, mut steering_events) = parties.steering.unzip();
@@ -114,15 +143,17 @@ impl Control {
         self.report.control_plane = ads.as_ref().map(|_| Err("not connected yet".to_owned()));
         self.report.dataplane = steering.as_ref().map(|_| Err("not connected yet".to_owned()));
         (self.ads, self.steering, self.identities) = (ads, steering, identities);
+        self.belongings = parties.belongings;
         let fetched = tokio::time::sleep(INITIAL_FETCH_TIMEOUT);
         tokio::pin!(fetched);
         self.publish();
         loop {
             let waits = !self.configuration.is_complete();
+            let is_told = self.departure != Departure::None;
             let input = tokio::select! {
-                () = stop.cancelled() => Input::Stop,
+                () = stop.cancelled(), if !is_told => Input::Stop,
                 Some(order) = orders.recv() => match order {
-                    Order::Quit => Input::Stop,
+                    Order::Quit => Input::Quit,
                     Order::DrainListeners => Input::DrainListeners,
                 },
                 event = next(&mut ads_events) => Input::Ads(event),
@@ -130,21 +161,97 @@ impl Control {
                 event = next(&mut identity_events) => Input::Identity(event),
                 identities = next(&mut attached) => Input::Attached(identities),
                 () = &mut fetched, if waits => Input::FetchTimeout,
+                () = wait_until(self.wake()) => Input::Tick,
             };
-            match input {
-                Input::Stop => return,
-                Input::DrainListeners => self.drain_listeners(),
-                Input::FetchTimeout => self.configuration.wait_no_longer(),
-                Input::Ads(event) => self.ads_event(event),
-                Input::Steering(event) => self.steering_event(event),
-                Input::Identity(event) => self.identity_event(event),
-                Input::Attached(identities) => self.attached = identities,
-            }
+            // While connections finish, time alone changes nothing of what is in force.
+            let is_news = !(matches!(input, Input::Tick) && self.is_closed);
+            self.take(input);
             // What is there already is taken together: one state for a burst of updates.
             while let Some(Ok(event)) = ads_events.as_mut().map(mpsc::Receiver::try_recv) {
                 self.ads_event(event);
             }
-            self.publish();
+            if is_news {
+                self.publish();
+            }
+            if self.leave().await {
+                return;
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Stop => self.stop(),
+            Input::Quit => {
+                self.departure = Departure::Draining { since: Instant::now() };
+                self.drain();
+            }
+            Input::DrainListeners => self.close_listeners(),
+            Input::FetchTimeout => self.configuration.wait_no_longer(),
+            Input::Ads(event) => self.ads_event(event),
+            Input::Steering(event) => self.steering_event(event),
+            Input::Identity(event) => self.identity_event(event),
+            Input::Attached(identities) => self.attached = identities,
+            Input::Tick => {}
+        }
+    }
+
+    /// When to look again without an event.
+    fn wake(&self) -> Option<Instant> {
+        let check = matches!(self.departure, Departure::Draining { .. }).then(|| Instant::now() + DRAIN_CHECK);
+        let deadlines = [self.arrival.deadline(&self.others), self.departure.deadline(&self.others, self.limits())];
+        deadlines.into_iter().chain([check]).flatten().min()
+    }
+
+    fn limits(&self) -> Limits {
+        let settings = &self.shared.settings;
+        // Who has no dataplane has no successor that it would hear of.
+        let successor_wait = if self.steering.is_some() { settings.successor_wait } else { Duration::ZERO };
+        Limits { successor_wait, drain_time: settings.drain_time }
+    }
+
+    fn stop(&mut self) {
+        let limits = self.limits();
+        tracing::info!(
+            successor_wait_s = limits.successor_wait.as_secs(),
+            drain_time_s = limits.drain_time.as_secs(),
+            "told to stop"
+        );
+        self.departure.begin(Instant::now());
+    }
+
+    /// Goes on towards the end, if it was told to stop. True at the end.
+    async fn leave(&mut self) -> bool {
+        if self.departure == Departure::None {
+            return false;
+        }
+        let connections = self.workers.gather(|worker| worker.connections()).await.iter().sum::<u64>();
+        let step = self.departure.step(Instant::now(), &self.others, connections, self.limits());
+        match step {
+            Step::Stay => {}
+            Step::CloseListeners => self.drain(),
+            Step::End if connections > 0 => tracing::warn!(connections, "cut after the drain time"),
+            Step::End => {}
+        }
+        self.hand_over();
+        if step == Step::End {
+            self.shared.phase.send_replace(Phase::Ending);
+        }
+        step == Step::End
+    }
+
+    fn drain(&mut self) {
+        tracing::info!(has_successor = self.others.has_newer_taken_over, "draining");
+        self.close_listeners();
+        self.shared.phase.send_replace(Phase::Draining);
+        self.publish();
+    }
+
+    /// Gives a newer process what only one can have.
+    fn hand_over(&mut self) {
+        let is_draining = matches!(self.departure, Departure::Draining { .. });
+        if is_draining && self.others.is_newer_here {
+            self.belongings.admin.cancel();
         }
     }
 
@@ -182,7 +289,15 @@ impl Control {
         match event {
             steering::Event::Ports(ports) => {
                 self.report.dataplane = Some(Ok(()));
+                self.arrival.begin(Instant::now());
                 self.ports = ports;
+            }
+            steering::Event::Others(others) => {
+                // The adapter has one holder of keys: the newest.
+                self.belongings
+                    .holds_keys
+                    .send_if_modified(|holds| std::mem::replace(holds, !others.is_newer_here) == others.is_newer_here);
+                self.others = others;
             }
             steering::Event::Disconnected { reason } => self.report.dataplane = Some(Err(reason)),
         }
@@ -198,13 +313,13 @@ impl Control {
         }
     }
 
-    fn drain_listeners(&mut self) {
-        self.is_draining = true;
+    fn close_listeners(&mut self) {
+        self.is_closed = true;
         self.listeners.close();
         // A socket lives as long as anybody has a handle of it, and nobody would accept from it.
         self.passed.clear();
         if let Some(steering) = &self.steering {
-            steering.offer(BTreeMap::new(), Readiness::new());
+            steering.offer(BTreeMap::new(), Readiness::new(), Standing::Leaving);
         }
     }
 
@@ -216,14 +331,34 @@ impl Control {
         if let Some(identities) = &self.identities {
             identities.want(wanted);
         }
-        let sockets = plan::sockets(&snapshot, &self.ports);
+        let has_arrived = self.has_arrived(&snapshot);
         self.send_state(&snapshot);
-        if !self.is_draining {
+        if !self.is_closed {
+            let open: HashSet<Gate> = self.listeners.open().map(|(gate, _)| gate.clone()).collect();
+            // A gate that is open stays so: what is not served there is refused by whoever accepts it.
+            let may_open = |gate: &Gate| open.contains(gate) || self.may_open(&snapshot, gate, has_arrived);
+            let sockets = plan::sockets(&snapshot, &self.ports, may_open);
             let failed = self.listeners.reconcile(&self.workers, sockets);
             self.report.not_listening = failed.iter().map(ToString::to_string).collect();
         }
-        self.offer_to_dataplane(&snapshot);
+        self.offer_to_dataplane(&snapshot, has_arrived);
         self.send_report();
+    }
+
+    /// Whether this process can serve what is expected of it, or need not wait any longer.
+    fn has_arrived(&mut self, snapshot: &Snapshot) -> bool {
+        let expected =
+            |port: &PortId| self.others.served_by_older.is_empty() || self.others.served_by_older.contains(port);
+        let mut ports = self.ports.ports.values().filter(|port| expected(&port.id));
+        let is_complete = ports.all(|port| plan::configured(snapshot, &self.secrets, port).is_ok());
+        self.arrival.step(Instant::now(), &self.others, is_complete)
+    }
+
+    /// A pod's own connections are taken once its workload is in force; those from the fabric once all are.
+    fn may_open(&self, snapshot: &Snapshot, gate: &Gate, has_arrived: bool) -> bool {
+        let Gate::Outbound(id) = gate else { return has_arrived };
+        let port = self.ports.ports.get(id);
+        port.is_some_and(|port| plan::configured(snapshot, &self.secrets, port).is_ok())
     }
 
     /// SDS secrets of the root scope, and identities of workloads that are still here.
@@ -233,7 +368,7 @@ impl Control {
         self.secrets.identities.retain(|identity, _| wanted.contains(identity));
     }
 
-    fn send_state(&self, snapshot: &Arc<dpu_proxy_core::model::Snapshot>) {
+    fn send_state(&self, snapshot: &Arc<Snapshot>) {
         let devices = plan::devices(&self.ports);
         let ids = self.secrets.ids();
         self.shared.state.send_if_modified(|state| {
@@ -250,8 +385,8 @@ impl Control {
         });
     }
 
-    fn offer_to_dataplane(&mut self, snapshot: &dpu_proxy_core::model::Snapshot) {
-        let Some(steering) = self.steering.as_ref().filter(|_| !self.is_draining) else { return };
+    fn offer_to_dataplane(&mut self, snapshot: &Snapshot, has_arrived: bool) {
+        let Some(steering) = self.steering.as_ref().filter(|_| !self.is_closed) else { return };
         let mut sockets = BTreeMap::new();
         for registration in registrations(&self.ports) {
             if let Some(socket) = self.socket(&registration) {
@@ -265,7 +400,7 @@ impl Control {
         };
         let readiness: Readiness = plan::readiness(snapshot, &self.secrets, &self.ports, is_listening);
         self.report.readiness = readiness.clone();
-        steering.offer(sockets, readiness);
+        steering.offer(sockets, readiness, if has_arrived { Standing::TakenOver } else { Standing::Serving });
     }
 
     fn socket(&self, registration: &Registration) -> Option<Arc<OwnedFd>> {
@@ -285,28 +420,10 @@ impl Control {
         report.listening.sort();
         self.shared.report.send_replace(Arc::new(report.clone()));
     }
-
-    /// Stops accepting, lets connections finish, then ends the workers.
-    pub async fn drain(&mut self) {
-        let limit = self.shared.settings.drain_time;
-        tracing::info!(limit_s = limit.as_secs(), "draining");
-        self.drain_listeners();
-        self.shared.phase.send_replace(Phase::Draining);
-        let finished = async {
-            while self.workers.gather(|worker| worker.connections()).await.iter().sum::<u64>() > 0 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        if tokio::time::timeout(limit, finished).await.is_err() {
-            tracing::warn!("connections that are left after the drain time are cut");
-        }
-        self.shared.phase.send_replace(Phase::Ending);
-    }
 }
 
 /// What the dataplane should have a socket of.
 fn registrations(ports: &Ports) -> Vec<Registration> {
-    let sockets = plan::sockets(&dpu_proxy_core::model::Snapshot::default(), ports);
     let registration = |wanted: crate::listener::manager::Wanted| {
         let port = match wanted.gate {
             Gate::Outbound(port) => Some(port),
@@ -316,7 +433,14 @@ fn registrations(ports: &Ports) -> Vec<Registration> {
         let place = wanted.place;
         Some(Registration { port, device: place.device?, ifindex: place.ifindex, is_ipv4: place.address.is_ipv4() })
     };
-    sockets.into_iter().filter_map(registration).collect()
+    plan::steered(ports).into_iter().filter_map(registration).collect()
+}
+
+async fn wait_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn name(gate: &Gate) -> String {

@@ -18,9 +18,16 @@ const OUTBOUND_PORT: u16 = 15001;
 /// Where connections from the fabric are taken.
 const INBOUND_PORT: u16 = 15006;
 
-/// Every socket that should listen.
-pub(super) fn sockets(snapshot: &Snapshot, ports: &Ports) -> Vec<Wanted> {
+/// Every socket that should listen. An older proxy may serve what this one cannot yet.
+pub(super) fn sockets(snapshot: &Snapshot, ports: &Ports, may_open: impl Fn(&Gate) -> bool) -> Vec<Wanted> {
     let mut wanted = of_root(&snapshot.root);
+    wanted.extend(steered(ports).into_iter().filter(|one| may_open(&one.gate)));
+    wanted
+}
+
+/// Sockets for what the dataplane steers.
+pub(super) fn steered(ports: &Ports) -> Vec<Wanted> {
+    let mut wanted = Vec::new();
     let mut versions = BTreeSet::new();
     for port in ports.ports.values() {
         let own = versions_of(&port.addresses);
@@ -69,16 +76,18 @@ pub(super) fn readiness(
     ports: &Ports,
     is_listening: impl Fn(&PortId) -> bool,
 ) -> Readiness {
-    let all = ports.ports.values();
-    all.map(|port| (port.id.clone(), port_readiness(snapshot, secrets, port, is_listening(&port.id)))).collect()
+    let ready = |port: &Port| {
+        let workload = configured(snapshot, secrets, port)?;
+        match is_listening(&port.id) {
+            true => Ok(workload),
+            false => Err(format!("cannot listen on {}", port.representor)),
+        }
+    };
+    ports.ports.values().map(|port| (port.id.clone(), ready(port))).collect()
 }
 
-fn port_readiness(
-    snapshot: &Snapshot,
-    secrets: &Secrets,
-    port: &Port,
-    is_listening: bool,
-) -> Result<WorkloadUid, String> {
+/// The workload of a port, if it is in force with its certificate.
+pub(super) fn configured(snapshot: &Snapshot, secrets: &Secrets, port: &Port) -> Result<WorkloadUid, String> {
     let workload = snapshot.by_port.get(&port.id).ok_or("no complete configuration for this port yet")?;
     if workload.uid != port.workload {
         return Err(format!("the configuration is of workload {}, the port of {}", workload.uid, port.workload));
@@ -86,8 +95,5 @@ fn port_readiness(
     if !secrets.identities.contains_key(&workload.identity) {
         return Err(format!("the certificate of {} has not been signed yet", workload.identity));
     }
-    match is_listening {
-        true => Ok(workload.uid.clone()),
-        false => Err(format!("cannot listen on {}", port.representor)),
-    }
+    Ok(workload.uid.clone())
 }

@@ -157,6 +157,7 @@ fn shared(scope: &Arc<Scope>) -> Arc<Shared> {
         settings: Settings {
             workers: 1,
             drain_time: Duration::from_secs(1),
+            successor_wait: Duration::ZERO,
             hop_log: None,
             log_flush: Duration::from_millis(20),
             hostname: "test".into(),

@@ -31,10 +31,15 @@ const SCHEMES: [SignatureScheme; 6] = [
     SignatureScheme::RSA_PSS_SHA512,
 ];
 
-/// Starts the task that keeps the stream open. Out: whose keys the adapter needs, each time all of them.
-pub fn start(dialer: Dialer, state: watch::Receiver<State>) -> mpsc::Receiver<BTreeSet<Identity>> {
+/// Starts the task that keeps the stream open while `holds`: a newer process of this DPU takes the place of an older one.
+/// Out: whose keys the adapter needs, each time all of them.
+pub fn start(
+    dialer: Dialer,
+    state: watch::Receiver<State>,
+    holds: watch::Receiver<bool>,
+) -> mpsc::Receiver<BTreeSet<Identity>> {
     let (wanted, receiver) = mpsc::channel(4);
-    let holder = Holder { dialer, state, wanted };
+    let holder = Holder { dialer, state, holds, wanted };
     tokio::spawn(holder.run());
     receiver
 }
@@ -42,6 +47,7 @@ pub fn start(dialer: Dialer, state: watch::Receiver<State>) -> mpsc::Receiver<BT
 struct Holder {
     dialer: Dialer,
     state: watch::Receiver<State>,
+    holds: watch::Receiver<bool>,
     wanted: mpsc::Sender<BTreeSet<Identity>>,
 }
 
@@ -49,6 +55,8 @@ struct Holder {
 enum End {
     /// The process ends.
     Finished,
+    /// A newer process holds the keys now.
+    Superseded,
     Failed(String),
 }
 
@@ -56,8 +64,15 @@ impl Holder {
     async fn run(mut self) {
         let (mut backoff, mut told) = (Backoff::default(), String::new());
         loop {
+            if self.holds.wait_for(|holds| *holds).await.is_err() {
+                return;
+            }
             let started = tokio::time::Instant::now();
-            let End::Failed(reason) = self.session().await else { return };
+            let reason = match self.session().await {
+                End::Failed(reason) => reason,
+                End::Superseded => continue,
+                End::Finished => return,
+            };
             if started.elapsed() > HEALTHY {
                 backoff.reset();
                 told.clear();
@@ -71,9 +86,19 @@ impl Holder {
     }
 
     async fn session(&mut self) -> End {
-        match self.hold().await {
-            Ok(()) => End::Finished,
-            Err(reason) => End::Failed(reason),
+        let mut holds = self.holds.clone();
+        tokio::select! {
+            held = self.hold() => match held {
+                Ok(()) => End::Finished,
+                Err(reason) => End::Failed(reason),
+            },
+            changed = holds.wait_for(|holds| !holds) => match changed {
+                Ok(_) => {
+                    tracing::info!("a newer proxy holds the keys of this DPU for the adapter");
+                    End::Superseded
+                }
+                Err(_) => End::Finished,
+            },
         }
     }
 

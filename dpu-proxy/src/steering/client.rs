@@ -1,6 +1,6 @@
 //! The task around `session`: connects, exchanges, connects again.
 
-use super::session::{Heard, Listening, Ports, Readiness, Registration, Session};
+use super::session::{Heard, Listening, Others, Ports, Readiness, Registration, Session, Standing};
 use super::socket::SeqPacket;
 use mesh_api::steering::FromDataplane;
 use prost::Message;
@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
 use xds::Backoff;
 
@@ -23,6 +23,7 @@ const GATHER: std::time::Duration = std::time::Duration::from_millis(3);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     Ports(Ports),
+    Others(Others),
     /// The dataplane is gone. Ports stay as they were until it says otherwise.
     Disconnected {
         reason: String,
@@ -34,6 +35,7 @@ pub enum Event {
 struct Offer {
     sockets: BTreeMap<Registration, Arc<OwnedFd>>,
     readiness: Readiness,
+    standing: Standing,
 }
 
 /// Tells the dataplane what the proxy has.
@@ -44,10 +46,11 @@ pub struct Client {
 
 impl Client {
     /// Replaces all that was offered before.
-    pub fn offer(&self, sockets: BTreeMap<Registration, Arc<OwnedFd>>, readiness: Readiness) {
+    pub fn offer(&self, sockets: BTreeMap<Registration, Arc<OwnedFd>>, readiness: Readiness, standing: Standing) {
         self.offer.send_if_modified(|offer| {
-            let same = offer.readiness == readiness && offer.sockets.keys().eq(sockets.keys());
-            *offer = Offer { sockets, readiness };
+            let same =
+                offer.readiness == readiness && offer.sockets.keys().eq(sockets.keys()) && offer.standing == standing;
+            *offer = Offer { sockets, readiness, standing };
             !same
         });
     }
@@ -63,9 +66,10 @@ pub fn start(path: PathBuf) -> (Client, mpsc::Receiver<Event>) {
 
 async fn run(path: PathBuf, mut offers: watch::Receiver<Offer>, events: mpsc::Sender<Event>) {
     let mut backoff = Backoff::default();
+    let process = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     loop {
         let started = Instant::now();
-        let reason = match session(&path, &mut offers, &events).await {
+        let reason = match session(&path, Session::new(process), &mut offers, &events).await {
             Ok(()) => return,
             Err(error) => format!("{}: {error}", path.display()),
         };
@@ -82,9 +86,14 @@ async fn run(path: PathBuf, mut offers: watch::Receiver<Offer>, events: mpsc::Se
 }
 
 /// One connection. `Ok` when the proxy wants no more.
-async fn session(path: &Path, offers: &mut watch::Receiver<Offer>, events: &mpsc::Sender<Event>) -> io::Result<()> {
+async fn session(
+    path: &Path,
+    mut session: Session,
+    offers: &mut watch::Receiver<Offer>,
+    events: &mpsc::Sender<Event>,
+) -> io::Result<()> {
     let mut socket = SeqPacket::connect(path)?;
-    let (mut session, mut ports) = (Session::default(), Ports::default());
+    let mut ports = Ports::default();
     let mut is_news = false;
     tracing::info!(path = %path.display(), "connected to the dataplane");
     loop {
@@ -98,6 +107,11 @@ async fn session(path: &Path, offers: &mut watch::Receiver<Offer>, events: &mpsc
                 let message = FromDataplane::decode(message).map_err(io::Error::other)?;
                 match session.handle(message, &mut ports) {
                     Heard::Ports => is_news = true,
+                    Heard::Others(others) => {
+                        if events.send(Event::Others(others)).await.is_err() {
+                            return Ok(());
+                        }
+                    }
                     Heard::Refused { what, error } => tracing::warn!(what, error, "the dataplane refused"),
                     Heard::Nothing => {}
                 }
@@ -114,7 +128,7 @@ async fn session(path: &Path, offers: &mut watch::Receiver<Offer>, events: &mpsc
 
 async fn say(socket: &SeqPacket, session: &mut Session, offer: &Offer) -> io::Result<()> {
     let listening: Listening = offer.sockets.keys().cloned().collect();
-    for outgoing in session.poll(&listening, &offer.readiness) {
+    for outgoing in session.poll(&listening, &offer.readiness, offer.standing) {
         let carried = outgoing.socket.and_then(|registration| offer.sockets.get(&registration));
         socket.send(&outgoing.message.encode_to_vec(), carried.map(|socket| socket.as_fd())).await?;
     }

@@ -5,7 +5,8 @@
 //! starts with nothing said.
 
 use mesh_api::steering::{
-    Direction, FromDataplane, FromProxy, Hello, PortNotReady, PortReady, RegisterListener, from_dataplane, from_proxy,
+    Direction, FromDataplane, FromProxy, Hello, Leaving, PortNotReady, PortReady, RegisterListener, TakenOver,
+    from_dataplane, from_proxy,
 };
 use mesh_model::{PortId, WorkloadUid};
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +47,29 @@ pub type Listening = BTreeSet<Registration>;
 /// Which ports' workloads are in force, or why not.
 pub type Readiness = BTreeMap<PortId, Result<WorkloadUid, String>>;
 
+/// What the other proxies of this DPU do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Others {
+    /// Ports that an older one serves.
+    pub served_by_older: BTreeSet<PortId>,
+    /// There is a newer one.
+    pub is_newer_here: bool,
+    /// And it serves everything that we serve.
+    pub has_newer_taken_over: bool,
+}
+
+/// Where this proxy stands among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// It serves what it has registered.
+    #[default]
+    Serving,
+    /// And that is all that older ones serve.
+    TakenOver,
+    /// Its listening sockets are closed.
+    Leaving,
+}
+
 /// One message, and whose socket it carries.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Outgoing {
@@ -58,6 +82,8 @@ pub(super) struct Outgoing {
 pub(super) enum Heard {
     /// The ports changed.
     Ports,
+    /// Other proxies came, went, or said something.
+    Others(Others),
     /// A request was refused.
     Refused {
         what: String,
@@ -69,20 +95,28 @@ pub(super) enum Heard {
 /// One connection to the dataplane.
 #[derive(Debug, Default)]
 pub(super) struct Session {
+    started_unix_ms: u64,
     sequence: u64,
     /// What each sequence number asked for, until it is answered.
     asked: BTreeMap<u64, String>,
     registered: Listening,
     said: Readiness,
+    standing: Standing,
+    has_successor: bool,
     greeted: bool,
 }
 
 impl Session {
+    /// Of a process that started then.
+    pub fn new(started_unix_ms: u64) -> Self {
+        Self { started_unix_ms, ..Self::default() }
+    }
+
     /// Messages that bring the dataplane up to date, given that all before them arrived.
-    pub fn poll(&mut self, listening: &Listening, readiness: &Readiness) -> Vec<Outgoing> {
+    pub fn poll(&mut self, listening: &Listening, readiness: &Readiness, standing: Standing) -> Vec<Outgoing> {
         let mut messages = Vec::new();
         if !std::mem::replace(&mut self.greeted, true) {
-            let hello = Hello { version: env!("CARGO_PKG_VERSION").to_owned() };
+            let hello = Hello { version: env!("CARGO_PKG_VERSION").to_owned(), started_unix_ms: self.started_unix_ms };
             messages.push(self.message("hello".to_owned(), from_proxy::Message::Hello(hello), None));
         }
         self.registered.retain(|known| listening.contains(known));
@@ -96,7 +130,19 @@ impl Session {
             }
         }
         self.said.retain(|port, _| readiness.contains_key(port));
+        messages.extend(self.stand(standing));
         messages
+    }
+
+    /// Said after everything that it rests on.
+    fn stand(&mut self, standing: Standing) -> Option<Outgoing> {
+        let is_new = std::mem::replace(&mut self.standing, standing) != standing;
+        let message = match standing {
+            Standing::Serving => return None,
+            Standing::TakenOver => from_proxy::Message::TakenOver(TakenOver {}),
+            Standing::Leaving => from_proxy::Message::Leaving(Leaving {}),
+        };
+        is_new.then(|| self.message(format!("{standing:?}"), message, None))
     }
 
     fn register(&mut self, new: Registration) -> Outgoing {
@@ -139,7 +185,21 @@ impl Session {
                 apply(update, ports);
                 Heard::Ports
             }
+            Some(from_dataplane::Message::Others(others)) => Heard::Others(self.others(others)),
             None => Heard::Nothing,
+        }
+    }
+
+    /// A successor that died took its registrations with it, and ours had made way for them.
+    fn others(&mut self, others: mesh_api::steering::Others) -> Others {
+        if self.has_successor && !others.is_newer_here {
+            self.registered.clear();
+        }
+        self.has_successor = others.is_newer_here;
+        Others {
+            served_by_older: others.served_by_older.into_iter().map(PortId).collect(),
+            is_newer_here: others.is_newer_here,
+            has_newer_taken_over: others.has_newer_taken_over,
         }
     }
 
@@ -191,6 +251,8 @@ mod tests {
             from_proxy::Message::RegisterListener(one) => format!("listen {}", one.port_id),
             from_proxy::Message::PortReady(one) => format!("ready {}", one.port_id),
             from_proxy::Message::PortNotReady(one) => format!("not ready {}", one.port_id),
+            from_proxy::Message::TakenOver(_) => "taken over".to_owned(),
+            from_proxy::Message::Leaving(_) => "leaving".to_owned(),
         };
         messages.iter().map(name).collect()
     }
@@ -215,11 +277,14 @@ mod tests {
         let listening = Listening::from([listener("vf1", "rep1")]);
         let ready = Readiness::from([(PortId("vf1".to_owned()), Ok(WorkloadUid("w".to_owned())))]);
         let mut session = Session::default();
-        assert_eq!(kinds(&session.poll(&listening, &ready)), ["hello", "listen vf1", "ready vf1"]);
-        assert!(session.poll(&listening, &ready).is_empty());
+        assert_eq!(kinds(&session.poll(&listening, &ready, Standing::Serving)), ["hello", "listen vf1", "ready vf1"]);
+        assert!(session.poll(&listening, &ready, Standing::Serving).is_empty());
         let withdrawn = Readiness::from([(PortId("vf1".to_owned()), Err("scope removed".to_owned()))]);
-        assert_eq!(kinds(&session.poll(&listening, &withdrawn)), ["not ready vf1"]);
-        assert_eq!(kinds(&Session::default().poll(&listening, &ready)), ["hello", "listen vf1", "ready vf1"]);
+        assert_eq!(kinds(&session.poll(&listening, &withdrawn, Standing::Serving)), ["not ready vf1"]);
+        assert_eq!(
+            kinds(&Session::default().poll(&listening, &ready, Standing::Serving)),
+            ["hello", "listen vf1", "ready vf1"]
+        );
     }
 
     #[test]
@@ -227,23 +292,52 @@ mod tests {
         let ready = Readiness::from([(PortId("vf1".to_owned()), Ok(WorkloadUid("w".to_owned())))]);
         let (mut session, mut known) = (Session::default(), Ports::default());
         session.handle(ports(&[("vf1", "rep1")], &[], true), &mut known);
-        session.poll(&Listening::from([listener("vf1", "rep1")]), &ready);
+        session.poll(&Listening::from([listener("vf1", "rep1")]), &ready, Standing::Serving);
         session.handle(ports(&[], &["vf1"], false), &mut known);
         assert!(known.ports.is_empty());
         session.handle(ports(&[("vf1", "rep1")], &[], false), &mut known);
-        let again = session.poll(&Listening::from([listener("vf1", "rep1")]), &ready);
+        let again = session.poll(&Listening::from([listener("vf1", "rep1")]), &ready, Standing::Serving);
         assert_eq!(kinds(&again), ["listen vf1", "ready vf1"]);
     }
 
     #[test]
     fn a_refusal_names_what_was_refused() {
         let mut session = Session::default();
-        session.poll(&Listening::from([listener("vf1", "rep1")]), &Readiness::new());
+        session.poll(&Listening::from([listener("vf1", "rep1")]), &Readiness::new(), Standing::Serving);
         let answer = wire::Answer { sequence: 2, error: "no such port".to_owned() };
         let message = FromDataplane { message: Some(from_dataplane::Message::Answer(answer)) };
         let heard = session.handle(message, &mut Ports::default());
         let expected =
             Heard::Refused { what: "listener of rep1 (Outbound)".to_owned(), error: "no such port".to_owned() };
         assert_eq!(heard, expected);
+    }
+
+    fn others(is_newer_here: bool) -> FromDataplane {
+        let others = wire::Others { is_newer_here, ..wire::Others::default() };
+        FromDataplane { message: Some(from_dataplane::Message::Others(others)) }
+    }
+
+    #[test]
+    fn taking_over_and_leaving_are_said_once_and_after_what_they_rest_on() {
+        let (listening, ready) = (Listening::from([listener("vf1", "rep1")]), Readiness::new());
+        let mut session = Session::new(7);
+        let said = session.poll(&listening, &ready, Standing::TakenOver);
+        assert_eq!(kinds(&said), ["hello", "listen vf1", "taken over"]);
+        let Some(from_proxy::Message::Hello(hello)) = &said[0].message.message else { panic!("{said:?}") };
+        assert_eq!(hello.started_unix_ms, 7);
+        assert!(session.poll(&listening, &ready, Standing::TakenOver).is_empty());
+        assert_eq!(kinds(&session.poll(&Listening::new(), &ready, Standing::Leaving)), ["leaving"]);
+    }
+
+    #[test]
+    fn when_a_successor_dies_sockets_are_registered_again() {
+        let listening = Listening::from([listener("vf1", "rep1")]);
+        let (mut session, mut known) = (Session::default(), Ports::default());
+        session.poll(&listening, &Readiness::new(), Standing::Serving);
+        let heard = session.handle(others(true), &mut known);
+        assert_eq!(heard, Heard::Others(Others { is_newer_here: true, ..Others::default() }));
+        assert!(session.poll(&listening, &Readiness::new(), Standing::Serving).is_empty());
+        session.handle(others(false), &mut known);
+        assert_eq!(kinds(&session.poll(&listening, &Readiness::new(), Standing::Serving)), ["listen vf1"]);
     }
 }

@@ -112,7 +112,7 @@ pub fn wait_ready() -> Result<()> {
 
 /// The end of the newest log of a program of a DPU.
 pub fn dpu_log(host: Host, program: &str) -> String {
-    let line = format!("tail -n 12 /var/log/pods/{NAMESPACE}_dpumesh-{program}-{}_*/{program}/*.log", host.dpu());
+    let line = format!("tail -n 12 /var/log/pods/{NAMESPACE}_dpumesh-{program}*-{}_*/{program}/*.log", host.dpu());
     let machine = Machine::find(&host.dpu());
     let output = machine.and_then(|machine| shell::output(machine.command("sh").args(["-c", &line])));
     output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()

@@ -62,6 +62,14 @@ impl Lab {
         Ok(())
     }
 
+    /// Starts another process of a program beside the one that runs, which is returned.
+    pub fn start_beside(&mut self, program: Program) -> Result<Process> {
+        let name = program.name();
+        let old = self.programs.remove(&name).with_context(|| format!("{name} was not started"))?;
+        self.start(program)?;
+        Ok(old)
+    }
+
     /// Waits until it is ready; tells at once when it ended.
     pub fn wait_ready(&mut self, program: Program) -> Result<()> {
         let (address, path) = program.readiness();

@@ -3,6 +3,7 @@
 use super::files::File;
 use super::settings::Settings;
 use std::net::IpAddr;
+use xxhash_rust::xxh64::xxh64;
 
 const DATAPLANE: &str = include_str!("../../../dpu/dataplane.yaml");
 const DPU_PROXY: &str = include_str!("../../../dpu/dpu-proxy.yaml");
@@ -12,14 +13,29 @@ const BOOTSTRAP: &str = include_str!("../../../dpu/bootstrap.json");
 const MANIFESTS: &str = "etc/kubernetes/manifests";
 const CONFIGURATION: &str = "etc/dpumesh";
 
+/// How long a proxy that is told to stop serves on until a new one is here, as in its manifest; and what is left until
+/// the kubelet kills it.
+const SUCCESSOR_WAIT_S: u32 = 10;
+const GRACE_S: u32 = 40;
+
 /// All files for the DPU of a node, with paths below the DPU's root.
 pub fn files(node: &str, settings: &Settings) -> Vec<File> {
     let fill = |template: &str| fill(template, node, settings);
+    let bootstrap = fill(BOOTSTRAP);
+    let proxy = named(&fill(DPU_PROXY), &bootstrap);
+    // The kubelet looks all the time: what a pod reads is written before the pod.
     vec![
-        File::public(format!("{CONFIGURATION}/bootstrap.json"), fill(BOOTSTRAP)),
+        File::public(format!("{CONFIGURATION}/bootstrap.json"), bootstrap),
         File::public(format!("{MANIFESTS}/dpumesh-dataplane.yaml"), fill(DATAPLANE)),
-        File::public(format!("{MANIFESTS}/dpumesh-dpu-proxy.yaml"), fill(DPU_PROXY)),
+        File::public(format!("{MANIFESTS}/dpumesh-dpu-proxy.yaml"), proxy),
     ]
+}
+
+/// A pod of another name for each content: the kubelet then starts the new proxy beside the old one, which leaves once
+/// the new one has taken over. Of one name it would start it after the old one's end.
+fn named(manifest: &str, bootstrap: &str) -> String {
+    let content = [manifest, bootstrap].concat();
+    manifest.replace("${REVISION}", &format!("{:08x}", xxh64(content.as_bytes(), 0) >> 32))
 }
 
 /// The same on one page.
@@ -42,6 +58,9 @@ fn fill(template: &str, node: &str, settings: &Settings) -> String {
         ("LOG_LEVEL", settings.log.level.clone()),
         ("LOG_FORMAT", settings.log.format.clone()),
         ("CONCURRENCY_ARG", concurrency(settings.dpu.proxy_concurrency)),
+        ("SUCCESSOR_WAIT_S", SUCCESSOR_WAIT_S.to_string()),
+        ("DRAIN_S", settings.dpu.proxy_drain_seconds.to_string()),
+        ("END_S", (SUCCESSOR_WAIT_S + settings.dpu.proxy_drain_seconds + GRACE_S).to_string()),
     ] {
         text = text.replace(&format!("${{{name}}}"), &value);
     }
@@ -77,7 +96,7 @@ mod tests {
                 dpu_address: "fd00::2".parse().expect("address"),
             },
             istiod: Istiod { cluster_id: "east".into() },
-            dpu: Dpu { uplink: "p0".into(), proxy_concurrency: 3 },
+            dpu: Dpu { uplink: "p0".into(), proxy_concurrency: 3, proxy_drain_seconds: 60 },
             log: Log { level: "info".into(), format: "json".into() },
             ca_secret: "dpumesh-ca".into(),
         }
@@ -112,6 +131,24 @@ mod tests {
     }
 
     #[test]
+    fn a_proxy_that_is_to_run_otherwise_is_another_pod_and_the_same_is_the_same() {
+        let name = |settings: &Settings| pod("dpu-proxy.yaml", settings).metadata.name.expect("a name");
+        let mut other = settings();
+        assert_eq!(name(&settings()), name(&other));
+        other.management.host_address = "192.168.100.9".parse().expect("address");
+        assert_ne!(name(&settings()), name(&other), "only its bootstrap differs");
+        assert!(name(&settings()).starts_with("dpumesh-dpu-proxy-"));
+    }
+
+    #[test]
+    fn the_kubelet_gives_a_proxy_time_for_all_that_it_waits_for() {
+        let pod = pod("dpu-proxy.yaml", &settings());
+        assert!(arguments(&pod).contains(&"--drain-time-s=60".to_owned()));
+        assert!(arguments(&pod).contains(&"--successor-wait-s=10".to_owned()));
+        assert_eq!(pod.spec.and_then(|spec| spec.termination_grace_period_seconds), Some(110));
+    }
+
+    #[test]
     fn without_a_number_the_proxy_takes_all_cores() {
         let mut settings = settings();
         settings.dpu.proxy_concurrency = 0;
@@ -137,7 +174,8 @@ mod tests {
     #[test]
     fn the_proxy_expects_the_adapter_of_its_own_node() {
         let files = files("node1", &settings());
-        let bootstrap: Value = serde_json::from_str(&files[0].text).expect("JSON");
+        let bootstrap = files.iter().find(|file| file.path.ends_with("bootstrap.json")).expect("file");
+        let bootstrap: Value = serde_json::from_str(&bootstrap.text).expect("JSON");
         assert_eq!(bootstrap["node"]["id"], "node1");
         assert_eq!(bootstrap["node"]["metadata"]["CLUSTER_ID"], "east");
         let tls = &bootstrap["static_resources"]["clusters"][0]["transport_socket"]["typed_config"];

@@ -48,6 +48,14 @@ pub struct Dpu {
     pub uplink: String,
     /// Worker threads of the proxy; 0: one for each core.
     pub proxy_concurrency: u16,
+    /// How long connections of a proxy that is replaced may go on.
+    #[serde(default = "proxy_drain_seconds")]
+    pub proxy_drain_seconds: u32,
+}
+
+/// As the chart's: an installation of an older chart says nothing of it.
+fn proxy_drain_seconds() -> u32 {
+    600
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

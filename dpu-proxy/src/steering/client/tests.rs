@@ -63,7 +63,7 @@ async fn sockets_and_readiness_reach_every_dataplane_that_comes() {
         let device = Arc::clone(&ports.ports[&port].representor);
         let registration = Registration { port: Some(port.clone()), device, ifindex: 0, is_ipv4: true };
         let readiness = Readiness::from([(port.clone(), Ok(WorkloadUid("w".to_owned())))]);
-        client.offer(BTreeMap::from([(registration, Arc::clone(&socket))]), readiness);
+        client.offer(BTreeMap::from([(registration, Arc::clone(&socket))]), readiness, Standing::Serving);
     }
     // The second life of the dataplane hears at once what the first was told.
     dataplane.await.expect("both lives of the dataplane went as expected");

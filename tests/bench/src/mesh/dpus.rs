@@ -26,7 +26,7 @@ impl Dpus {
     pub fn start() -> anyhow::Result<Self> {
         let mut lab = Lab::new(false)?;
         // What people want of a lab, a line for every hop, is no part of what is compared.
-        lab.proxy = ProxyOptions { concurrency: 1, hop_log: false };
+        lab.proxy = ProxyOptions { concurrency: 1, hop_log: false, ..ProxyOptions::default() };
         for program in Program::all() {
             let core = if matches!(program, Program::DpuProxy(_)) { PROXY_CORE } else { LOAD_CORE };
             on_core(core, || lab.start(program))??;

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -50,4 +50,27 @@ pub async fn ask(address: &str, line: &str) -> Result<Value> {
         Ok(serde_json::from_str(&answer)?)
     };
     tokio::time::timeout(Duration::from_secs(5), exchange).await.context("no answer within 5 s")?
+}
+
+/// Between two lines of a talk.
+const TALK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Asks again and again on one connection. Out: how many answers came, and the longest wait for one.
+pub async fn talk(address: &str, length: Duration) -> Result<Value> {
+    let stream = TcpStream::connect(address).await.with_context(|| format!("no connection to {address}"))?;
+    stream.set_nodelay(true)?;
+    let (reader, mut writer) = stream.into_split();
+    let mut lines = BufReader::new(reader).lines();
+    let (started, mut answered, mut longest) = (Instant::now(), 0_u64, Duration::ZERO);
+    while started.elapsed() < length {
+        let asked = Instant::now();
+        writer.write_all(format!("echo {answered}\n").as_bytes()).await?;
+        let line =
+            tokio::time::timeout(Duration::from_secs(5), lines.next_line()).await.context("no answer in 5 s")??;
+        let line = line.with_context(|| format!("the connection was closed after {answered} answers"))?;
+        anyhow::ensure!(line == format!("\"{answered}\""), "{line:?} came in the place of answer {answered}");
+        (answered, longest) = (answered + 1, longest.max(asked.elapsed()));
+        tokio::time::sleep(TALK_INTERVAL).await;
+    }
+    Ok(json!({ "answered": answered, "longest_ms": longest.as_millis() as u64 }))
 }

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use lab::apps::{self, database, ratings_grpc};
 use serde_json::json;
+use std::time::Duration;
 
 #[derive(Parser, Debug)]
 #[command(name = "lab-app", version, about = "The applications of the lab's pods")]
@@ -31,6 +32,8 @@ enum Command {
     },
     /// Sends one line over TCP and prints the answer.
     TcpAsk { address: String, line: Vec<String> },
+    /// Sends lines on one TCP connection for a while; prints how many were answered, and the longest wait.
+    TcpTalk { address: String, seconds: f64 },
 }
 
 #[tokio::main]
@@ -55,6 +58,10 @@ async fn main() -> Result<()> {
         }
         Command::TcpAsk { address, line } => {
             println!("{}", database::ask(&address, &line.join(" ")).await?);
+            Ok(())
+        }
+        Command::TcpTalk { address, seconds } => {
+            println!("{}", database::talk(&address, Duration::from_secs_f64(seconds)).await?);
             Ok(())
         }
     }

@@ -8,15 +8,17 @@ use crate::capture::Capture;
 use crate::lab::Lab;
 use crate::pods::vip;
 use crate::programs::Program;
-use crate::topology::HOSTS;
+use crate::topology::{HOSTS, Host};
 use crate::traffic::{Load, on};
 use crate::{shell, traffic};
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use std::time::Duration;
 
 pub const CHECKS: &[Check] = &[
     Check { name: "a_killed_dataplane_comes_back_under_load_without_one_failed_request", run: dataplane },
     Check { name: "every_worker_of_a_proxy_takes_connections", run: workers },
+    Check { name: "a_new_proxy_takes_over_under_load_without_one_failed_request_or_a_pause", run: succeeded },
     Check { name: "a_proxy_that_stops_finishes_its_requests_and_nothing_passes_without_it", run: stopped_proxy },
     Check { name: "a_killed_proxy_lets_nothing_pass_and_serves_again", run: killed_proxy },
 ];
@@ -49,7 +51,7 @@ fn workers(lab: &mut Lab) -> Result<()> {
     let pid = lab.process(Program::DpuProxy(HOSTS[0]))?.id.pid;
     let before = busy(pid)?;
     let mut words = on(vip::REVIEWS, "reviews:9080", "/reviews/0");
-    words.extend(["--requests", "1000", "--connections", "32", "--seconds", "30"]);
+    words.extend(["--requests", "1000", "--connections", "8", "--seconds", "30", "--header", "connection:close"]);
     let outcome = Load::start(&lab.binaries, pod("productpage-v1")?, "load-workers", &words)?.finish()?;
     faultless(&outcome)?;
     let spent: Vec<u64> = busy(pid)?.into_iter().zip(before).map(|(after, before)| after - before).collect();
@@ -72,6 +74,68 @@ fn busy(pid: i32) -> Result<Vec<u64>> {
         }
     }
     Ok(workers.into_values().collect())
+}
+
+/// The proxies of both hosts are replaced, one after the other, each by a process that starts beside it. Connections that
+/// are never idle, for they carry bytes and no requests, go on in the old ones.
+fn succeeded(lab: &mut Lab) -> Result<()> {
+    // As on a DPU, where the old one is told to stop while the new one starts.
+    lab.proxy.successor_wait_s = 10;
+    for host in HOSTS {
+        lab.process(Program::DpuProxy(host))?.stop()?;
+        lab.start(Program::DpuProxy(host))?;
+        lab.wait_ready(Program::DpuProxy(host))?;
+    }
+    lab.proxy.successor_wait_s = 0;
+    until_served(lab)?;
+    let binaries = lab.binaries.clone();
+    let talk =
+        std::thread::spawn(move || traffic::client(&binaries, pod("ratings-v1")?, &["tcp-talk", vip::MONGODB, "12"]));
+    let lost = lost_syns()?;
+    let (steady, fresh) = (calls(lab, "load-kept", &[])?, calls(lab, "load-fresh", &["--header", "connection:close"])?);
+    let mut leaving = Vec::new();
+    for host in HOSTS {
+        pause(1.0);
+        let old = lab.start_beside(Program::DpuProxy(host))?;
+        old.id.signal(Signal::SIGTERM);
+        lab.wait_ready(Program::DpuProxy(host))?;
+        leaving.push(old);
+    }
+    for old in leaving {
+        let log = old.wait(Duration::from_secs(40))?;
+        ensure!(log.contains("has_successor=true"), "it did not know of its successor: {log}");
+    }
+    pause(1.0);
+    for outcome in [steady.stop()?, fresh.stop()?] {
+        faultless(&outcome)?;
+    }
+    let lost = lost_syns()? - lost;
+    ensure!(lost == 0, "{lost} connections had to be asked for again, which takes a second each");
+    let talked = talk.join().map_err(|_| anyhow::anyhow!("the talk's thread panicked"))??;
+    ensure!(talked["answered"].as_u64() > Some(100), "on one connection: {talked}");
+    Ok(())
+}
+
+/// Calls of the product page's pod, slow enough for a machine that does other things, too.
+fn calls(lab: &Lab, name: &str, more: &[&str]) -> Result<Load> {
+    let mut words = on(vip::REVIEWS, "reviews:9080", "/reviews/0");
+    words.extend(["--rate", "30", "--connections", "4", "--seconds", "60"]);
+    words.extend(more);
+    Load::start(&lab.binaries, pod("productpage-v1")?, name, &words)
+}
+
+/// SYNs that were sent again so far, by the caller's pod and by the proxies: nobody took them the first time.
+fn lost_syns() -> Result<u64> {
+    let namespaces = [pod("productpage-v1")?.namespace()].into_iter().chain(HOSTS.map(Host::dpu));
+    namespaces.map(|namespace| lost_syns_of(&namespace)).sum()
+}
+
+fn lost_syns_of(namespace: &str) -> Result<u64> {
+    let text = shell::run_in(namespace, "cat /proc/net/netstat")?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, values) = lines.next().zip(lines.next()).context("/proc/net/netstat has no TcpExt")?;
+    let place = names.split(' ').position(|name| name == "TCPSynRetrans").context("the kernel does not count them")?;
+    values.split(' ').nth(place).and_then(|value| value.parse().ok()).context("TCPSynRetrans is no number")
 }
 
 const ACCEPTED: &str = "envoy_listener_downstream_cx_total";

@@ -36,11 +36,13 @@ pub struct ProxyOptions {
     pub concurrency: u16,
     /// A line for every hop, which checks and people read.
     pub hop_log: bool,
+    /// How long they serve on, told to stop, while no newer one is there.
+    pub successor_wait_s: u64,
 }
 
 impl Default for ProxyOptions {
     fn default() -> Self {
-        Self { concurrency: 2, hop_log: true }
+        Self { concurrency: 2, hop_log: true, successor_wait_s: 0 }
     }
 }
 
@@ -222,6 +224,7 @@ fn proxy(host: Host, options: ProxyOptions) -> Result<Vec<String>> {
         ("config-path", bootstrap::write(host)?.display().to_string()),
         ("mode", "serve".to_owned()),
         ("concurrency", options.concurrency.to_string()),
+        ("successor-wait-s", options.successor_wait_s.to_string()),
         ("steering-socket", in_folder(host, "steering.sock")),
     ];
     if options.hop_log {
