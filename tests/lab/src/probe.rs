@@ -51,6 +51,14 @@ pub fn wait_ready(what: &str, namespace: &str, address: &str, path: &str) -> Res
     shell::wait_for(what, Duration::from_secs(30), || get(namespace, address, path).map(drop))
 }
 
+/// SYNs that were sent again, as a namespace's `/proc/net/netstat` counts them: nobody took them the first time.
+pub fn syns_sent_again(netstat: &str) -> Result<u64> {
+    let mut lines = netstat.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, values) = lines.next().zip(lines.next()).context("/proc/net/netstat has no TcpExt")?;
+    let place = names.split(' ').position(|name| name == "TCPSynRetrans").context("the kernel does not count them")?;
+    values.split(' ').nth(place).and_then(|value| value.parse().ok()).context("TCPSynRetrans is no number")
+}
+
 fn exchange(to: SocketAddr, head: &str) -> Result<String> {
     let mut stream =
         TcpStream::connect_timeout(&to, Duration::from_secs(2)).with_context(|| format!("no connection to {to}"))?;
@@ -83,5 +91,12 @@ mod tests {
     #[test]
     fn chunks_are_joined() {
         assert_eq!(unchunked("3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"), "abcde");
+    }
+
+    #[test]
+    fn syns_are_found_by_their_name() {
+        let text = "TcpExt: SyncookiesSent TCPSynRetrans Other\nTcpExt: 1 7 3\nIpExt: InNoRoutes\nIpExt: 0\n";
+        assert_eq!(syns_sent_again(text).expect("a number"), 7);
+        syns_sent_again("IpExt: x\n").expect_err("no such lines");
     }
 }

@@ -10,7 +10,7 @@ use crate::pods::vip;
 use crate::programs::Program;
 use crate::topology::{HOSTS, Host};
 use crate::traffic::{Load, on};
-use crate::{shell, traffic};
+use crate::{probe, shell, traffic};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use std::time::Duration;
@@ -127,15 +127,8 @@ fn calls(lab: &Lab, name: &str, more: &[&str]) -> Result<Load> {
 /// SYNs that were sent again so far, by the caller's pod and by the proxies: nobody took them the first time.
 fn lost_syns() -> Result<u64> {
     let namespaces = [pod("productpage-v1")?.namespace()].into_iter().chain(HOSTS.map(Host::dpu));
-    namespaces.map(|namespace| lost_syns_of(&namespace)).sum()
-}
-
-fn lost_syns_of(namespace: &str) -> Result<u64> {
-    let text = shell::run_in(namespace, "cat /proc/net/netstat")?;
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
-    let (names, values) = lines.next().zip(lines.next()).context("/proc/net/netstat has no TcpExt")?;
-    let place = names.split(' ').position(|name| name == "TCPSynRetrans").context("the kernel does not count them")?;
-    values.split(' ').nth(place).and_then(|value| value.parse().ok()).context("TCPSynRetrans is no number")
+    let lost = |namespace: String| probe::syns_sent_again(&shell::run_in(&namespace, "cat /proc/net/netstat")?);
+    namespaces.map(lost).sum()
 }
 
 const ACCEPTED: &str = "envoy_listener_downstream_cx_total";
