@@ -4,14 +4,14 @@
 //! Proxies are ranked by when their process started, so that a dataplane that restarts in the middle of a takeover
 //! still knows which one is new.
 
-use mesh_api::steering::Others;
+use mesh_api::steering::{Direction, Others};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Start of the process in milliseconds since 1970, then the order of connections. Greater is newer.
 pub(super) type Rank = (u64, u64);
 
-/// Of a port, or of the uplink without one; and the IP version.
-pub(super) type Listener = (Option<String>, u32);
+/// Which connections a socket takes: their direction, the port's id where they are of one, the IP version.
+pub(super) type Listener = (Direction, String, u32);
 
 /// The proxies that are connected.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl Roster {
     pub fn forget(&mut self, port: &str) {
         for proxy in self.proxies.values_mut() {
             proxy.words.remove(port);
-            proxy.listeners.retain(|(of, _)| of.as_deref() != Some(port));
+            proxy.listeners.retain(|(_, of, _)| of != port);
         }
     }
 
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn the_newest_process_has_the_listener_whoever_speaks_last() {
         let mut roster = both();
-        let listener = || (Some("vf1".to_owned()), 4);
+        let listener = || (Direction::Outbound, "vf1".to_owned(), 4);
         assert!(roster.register(OLD, listener()));
         assert!(roster.register(NEW, listener()));
         assert!(!roster.register(OLD, listener()));
@@ -190,9 +190,9 @@ mod tests {
     fn a_port_that_went_is_forgotten() {
         let mut roster = both();
         ready(&mut roster, OLD);
-        roster.register(NEW, (Some("vf1".to_owned()), 4));
+        roster.register(NEW, (Direction::Outbound, "vf1".to_owned(), 4));
         roster.forget("vf1");
         assert!(roster.others(NEW).served_by_older.is_empty());
-        assert!(roster.register(OLD, (Some("vf1".to_owned()), 4)));
+        assert!(roster.register(OLD, (Direction::Outbound, "vf1".to_owned(), 4)));
     }
 }

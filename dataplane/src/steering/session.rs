@@ -149,7 +149,7 @@ impl<D: Door + 'static> Steering<D> {
             wire::Direction::Inbound => None,
         };
         let mut engine = self.engine.lock().await;
-        let listener = (id.map(str::to_owned), request.ip_version);
+        let listener = (request.direction(), request.port_id.clone(), request.ip_version);
         match self.of_roster(|roster| roster.register(rank, listener)) {
             // Our copy of the socket closes here: it must die with the proxy.
             true => engine.set_listener(id, request.ip_version, &socket).map_err(|error| error.to_string()),
