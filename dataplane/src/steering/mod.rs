@@ -22,6 +22,8 @@ pub struct Steering<D> {
     pub engine: Arc<Mutex<Engine<D>>>,
     pub ports: watch::Receiver<Ports>,
     pub uplink: String,
+    /// Link to the host; empty: none is named.
+    pub host: String,
     /// Proxies that are connected.
     pub proxies: Arc<AtomicUsize>,
 }

@@ -1,7 +1,7 @@
 //! One connected proxy: its requests are answered in order, and it is told of every change of ports.
 
 use super::Steering;
-use crate::engine::{Door, Ports};
+use crate::engine::{Door, Ports, Way};
 use crate::state::Port;
 use crate::sys::seqpacket::Peer;
 use mesh_api::steering as wire;
@@ -77,12 +77,13 @@ async fn perform<D: Door + 'static>(
         Some(Asked::RegisterListener(request)) => {
             let [socket] = <[OwnedFd; 1]>::try_from(descriptors)
                 .map_err(|all| format!("{} descriptors came with the registration: send one", all.len()))?;
-            let id = match request.direction() {
-                wire::Direction::Outbound => Some(request.port_id.as_str()),
-                wire::Direction::Inbound => None,
+            let way = match request.direction() {
+                wire::Direction::Outbound => Way::Port(&request.port_id),
+                wire::Direction::Inbound => Way::Uplink,
+                wire::Direction::Host => Way::Host,
             };
             // Our copy of the socket closes here: it must die with the proxy.
-            engine.set_listener(id, request.ip_version, &socket).map_err(|error| error.to_string())
+            engine.set_listener(way, request.ip_version, &socket).map_err(|error| error.to_string())
         }
         Some(Asked::PortReady(port)) => {
             engine.ready(&port.port_id, &port.workload_uid).await.map_err(|error| error.to_string())
@@ -106,12 +107,7 @@ async fn tell<D>(
     let changed: Vec<_> =
         now.iter().filter(|(id, port)| known(id) != Some(port)).map(|(_, port)| port.clone()).collect();
     let gone: Vec<_> = told.into_iter().flat_map(Told::keys).filter(|id| !now.contains_key(*id)).cloned().collect();
-    let mut message = wire::Ports {
-        snapshot: told.is_none(),
-        changed: Vec::new(),
-        removed_ids: gone,
-        uplink: steering.uplink.clone(),
-    };
+    let mut message = wire::Ports { snapshot: told.is_none(), removed_ids: gone, ..links(steering) };
     let mut chunks = changed.chunks(PORTS_PER_MESSAGE);
     message.changed = chunks.next().unwrap_or_default().to_vec();
     if message.snapshot || !message.changed.is_empty() || !message.removed_ids.is_empty() {
@@ -119,10 +115,15 @@ async fn tell<D>(
     }
     // What does not fit into a snapshot follows as changes.
     for chunk in chunks {
-        let more = wire::Ports { changed: chunk.to_vec(), uplink: steering.uplink.clone(), ..wire::Ports::default() };
+        let more = wire::Ports { changed: chunk.to_vec(), ..links(steering) };
         say(peer, Said::Ports(more)).await?;
     }
     Ok(now)
+}
+
+/// What every message tells.
+fn links<D>(steering: &Steering<D>) -> wire::Ports {
+    wire::Ports { uplink: steering.uplink.clone(), host: steering.host.clone(), ..wire::Ports::default() }
 }
 
 fn described(port: &Port) -> (String, wire::Port) {
