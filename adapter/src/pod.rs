@@ -84,6 +84,7 @@ impl Pod {
             weight: 1,
             workload_name: self.workload.workload_name.clone(),
             labels: self.workload.labels.clone(),
+            probes: self.workload.probes.clone(),
         };
         // Map entries are encoded in any order: the version is made of what does not vary.
         let labels: BTreeMap<&String, &String> = self.workload.labels.iter().collect();
@@ -96,4 +97,29 @@ impl Pod {
 
     /// The type of `resource`.
     pub const TYPE_URL: &'static str = type_url::PROXY_WORKLOAD;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_api::workload::{Probe, ProbeKind};
+
+    #[test]
+    fn probes_are_handed_on_and_a_change_of_them_is_a_new_version() {
+        let with = |probes: Vec<Probe>| {
+            let workload = Workload {
+                uid: "u".to_owned(),
+                namespace: "n".to_owned(),
+                governed: true,
+                probes,
+                ..Workload::default()
+            };
+            let attachment = Attachment { addresses: vec!["10.0.0.1".to_owned()], ..Attachment::default() };
+            Pod::new(&workload, &attachment, "td").expect("governed").resource("scope@1")
+        };
+        let probe = Probe { port: 8080, kind: ProbeKind::Http.into(), path: "/healthz".to_owned() };
+        let resource = with(vec![probe.clone()]);
+        assert_eq!(resource.decode::<mesh_api::proxy::Workload>().expect("own encoding").probes, [probe]);
+        assert_ne!(resource.version, with(Vec::new()).version);
+    }
 }

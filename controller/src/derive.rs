@@ -1,7 +1,7 @@
 //! What nodes are told, computed from the tables: `Workload`, `Node`, `Service`, `Network`. Pure.
 
 use crate::object::{
-    ContainerPort, EndpointSlice, Key, Kind, Labels, Object, Owner, Pod, Service, ServicePort, Target,
+    ContainerPort, EndpointSlice, Key, Kind, Labels, Object, Owner, Pod, Probe, ProbeKind, Service, ServicePort, Target,
 };
 use crate::tables::Tables;
 use kube_api::mesh::asks_for_mesh;
@@ -27,6 +27,7 @@ pub fn workload(tables: &Tables, namespace: &str, name: &str) -> Option<wire::Wo
         annotations: pod.annotations.clone().into_iter().collect(),
         container_ports: pod.ports.iter().map(container_port).collect(),
         containers: pod.containers.clone(),
+        probes: pod.probes.iter().map(probe).collect(),
         owner: owner_url(namespace, &owner),
         workload_name: owner.name,
         on_failure: on_failure.into(),
@@ -36,6 +37,16 @@ pub fn workload(tables: &Tables, namespace: &str, name: &str) -> Option<wire::Wo
 
 fn container_port(port: &ContainerPort) -> wire::ContainerPort {
     wire::ContainerPort { name: port.name.clone(), port: port.port.into(), protocol: port.protocol.clone() }
+}
+
+fn probe(probe: &Probe) -> wire::Probe {
+    let (kind, path) = match &probe.kind {
+        ProbeKind::Tcp => (wire::ProbeKind::Tcp, ""),
+        ProbeKind::Http(path) => (wire::ProbeKind::Http, path.as_str()),
+        ProbeKind::Https => (wire::ProbeKind::Https, ""),
+        ProbeKind::Grpc => (wire::ProbeKind::Grpc, ""),
+    };
+    wire::Probe { port: probe.port.into(), kind: kind.into(), path: path.to_owned() }
 }
 
 /// The workload that a pod belongs to, as Istio's injector finds it.

@@ -5,6 +5,7 @@ use crate::object::{
     ContainerPort, DpuNode, Endpoint, EndpointSlice, Key, Kind, Labels, Network, Node, Object, Owner, Pod, Service,
     ServicePort, SlicePort, Target,
 };
+use crate::probes::probes;
 use crate::reports::Part;
 use crate::reports::node::{condition_of, replica};
 use k8s_openapi::api::apps::v1::ReplicaSet as ApiReplicaSet;
@@ -37,7 +38,7 @@ pub struct FieldError {
     pub reason: String,
 }
 
-type Checked<T> = Result<T, FieldError>;
+pub(crate) type Checked<T> = Result<T, FieldError>;
 
 /// Anything that can become an object.
 pub trait Convert {
@@ -156,6 +157,7 @@ impl Convert for ApiPod {
             owner: owner(&self.metadata),
             containers: spec.containers.iter().map(|container| container.name.clone()).collect(),
             ports: container_ports(&spec)?,
+            probes: probes(&spec)?,
             bypass_on_failure: bypass(&annotations)?,
             // A manifest without conditions comes from a person, not from a kubelet.
             ready: is_ready.unwrap_or(true) && self.metadata.deletion_timestamp.is_none(),
@@ -261,7 +263,7 @@ fn protocol(field: &str, text: Option<String>) -> Checked<String> {
     }
 }
 
-fn port_number(field: &str, number: i32) -> Checked<u16> {
+pub(crate) fn port_number(field: &str, number: i32) -> Checked<u16> {
     let port = u16::try_from(number).ok().filter(|port| *port > 0);
     port.ok_or_else(|| wrong(field, format!("{number} is not 1 to 65535")))
 }

@@ -21,6 +21,7 @@ pub mod leader;
 pub mod manifest;
 pub mod metrics;
 pub mod object;
+mod probes;
 pub mod program;
 pub mod publish;
 pub mod reports;

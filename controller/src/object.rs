@@ -152,6 +152,7 @@ pub struct Pod {
     pub owner: Option<Owner>,
     pub containers: Vec<String>,
     pub ports: Vec<ContainerPort>,
+    pub probes: Vec<Probe>,
     pub bypass_on_failure: bool,
     pub ready: bool,
     /// Succeeded or failed: it runs no more.
@@ -164,6 +165,23 @@ pub struct ContainerPort {
     pub name: String,
     pub port: u16,
     pub protocol: String,
+}
+
+/// What the kubelet asks a pod over the network.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Probe {
+    pub port: u16,
+    pub kind: ProbeKind,
+}
+
+/// How it asks.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ProbeKind {
+    Tcp,
+    /// As it stands in the request line.
+    Http(String),
+    Https,
+    Grpc,
 }
 
 /// A service.

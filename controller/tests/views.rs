@@ -2,7 +2,7 @@
 
 use istio_dpu_controller::Controller;
 use mesh_api::type_url;
-use mesh_api::workload::{Node, OnFailure, Service, Workload};
+use mesh_api::workload::{Node, OnFailure, Probe, ProbeKind, Service, Workload};
 use std::collections::BTreeMap;
 use xds::server::Store;
 
@@ -64,6 +64,15 @@ impl World {
         assert_eq!(all.len(), 1, "{all:?}");
         all.remove(0)
     }
+}
+
+#[test]
+fn a_node_is_told_what_its_kubelet_asks_the_pod() {
+    let mut world = World::new();
+    let probe = "ports: [{name: web, containerPort: 9080}], livenessProbe: {httpGet: {port: web, path: /healthz}}";
+    world.put("pod.yaml", &pod("a", "host1", "").replace("ports: [{name: web, containerPort: 9080}]", probe));
+    let expected = Probe { port: 9080, kind: ProbeKind::Http.into(), path: "/healthz".to_owned() };
+    assert_eq!(world.workload("host1").probes, [expected]);
 }
 
 #[test]

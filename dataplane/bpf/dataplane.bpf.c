@@ -5,6 +5,7 @@
 //   rep_egress      tc, representor, egress:  what a pod is about to get
 //   uplink_ingress  tc, uplink, ingress:      what the fabric sends
 //   uplink_egress   tc, uplink, egress:       what the proxy sends to a pod that lives here
+//   host_ingress    tc, host, ingress:        what the server itself sends to its pods
 //   steer           sk_lookup, namespace:     which listening socket gets a connection
 //
 // A pod's identity is the representor that its packet came by. TCP of a governed port goes up the
@@ -29,6 +30,25 @@ INLINE int quotes_own_packet(struct __sk_buff *skb, const struct packet *packet)
 	return same_address(&quoted, &packet->source);
 }
 
+/* What a pod answers to a connection tells whether it takes any on that port; a reset that refuses one has the
+ * sequence number 0 (RFC 9293, 3.10.7.1). */
+INLINE void note_answer(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct pod_port key = { .ifindex = skb->ifindex, .port = packet->source_port, .ip_version = packet->ip_version };
+	__u8 flags = packet->tcp_flags & (TCP_SYN | TCP_RST | TCP_ACK);
+	__be32 sequence;
+	if (packet->protocol != IPPROTO_TCP || !has_ports(packet))
+		return;
+	if (flags == (TCP_SYN | TCP_ACK))
+		bpf_map_delete_elem(&SHUT, &key);
+	if (flags != (TCP_RST | TCP_ACK))
+		return;
+	if (bpf_skb_load_bytes(skb, packet->transport + 4, &sequence, sizeof(sequence)) || sequence)
+		return;
+	__u64 now = bpf_ktime_get_ns();
+	bpf_map_update_elem(&SHUT, &key, &now, BPF_ANY);
+}
+
 INLINE int from_pod(struct __sk_buff *skb, const struct port *port)
 {
 	struct packet packet = {};
@@ -47,6 +67,7 @@ INLINE int from_pod(struct __sk_buff *skb, const struct port *port)
 		return drop(REFUSE(SPOOFED_IP));
 	if (!(port->flags & PORT_OPEN))
 		return drop(REFUSE(PORT_CLOSED));
+	note_answer(skb, &packet);
 	if ((port->flags & PORT_GOVERNED) && is_for_proxy(&packet)) {
 		enum governance governance = govern(&packet, port, skb->ifindex);
 		if (governance == REFUSED)
@@ -128,19 +149,18 @@ int rep_egress(struct __sk_buff *skb)
 	return settle(to_pod(skb, port, ifindex), port->slot);
 }
 
-/* From the fabric, or turned at the uplink, for a pod that lives here. */
-INLINE int to_local_pod(struct __sk_buff *skb, struct packet *packet, const struct port *to, __u32 ifindex)
+/* From outside of all pods, by `device`, for a pod that lives here behind `ifindex`. `may_be_pod`: it was turned
+ * at the uplink, and its source was checked where it entered. */
+INLINE int to_local_pod(struct __sk_buff *skb, struct packet *packet, const struct port *to, __u32 ifindex,
+			__u32 device, int may_be_pod)
 {
-	struct uplink *uplink = the_uplink();
-	if (!uplink)
-		return drop(REFUSE(NO_ROUTE));
-	/* A local pod's address does not come from the fabric. */
-	if (skb->mark != MARK_TURNED && endpoint_of(to->vni, &packet->source))
+	/* A local pod's address comes neither from the fabric nor from the host. */
+	if (!may_be_pod && endpoint_of(to->vni, &packet->source))
 		return drop(REFUSE(SPOOFED_IP));
 	if (!(to->flags & PORT_OPEN))
 		return drop(REFUSE(PORT_CLOSED));
 	if ((to->flags & PORT_GOVERNED) && is_for_proxy(packet)) {
-		enum governance governance = govern(packet, to, uplink->ifindex);
+		enum governance governance = govern(packet, to, device);
 		if (governance == REFUSED)
 			return drop(REFUSE(NO_LISTENER));
 		if (governance == TO_PROXY)
@@ -149,8 +169,7 @@ INLINE int to_local_pod(struct __sk_buff *skb, struct packet *packet, const stru
 	return deliver(skb, packet, to, ifindex);
 }
 
-SEC("classifier")
-int uplink_ingress(struct __sk_buff *skb)
+INLINE int from_outside(struct __sk_buff *skb, __u32 device, int may_be_pod)
 {
 	struct packet packet = {};
 	/* What is not for a pod, well formed or not, is the kernel's. */
@@ -163,7 +182,23 @@ int uplink_ingress(struct __sk_buff *skb)
 		return TC_ACT_OK;
 	if (refusal)
 		return settle(drop(refusal), to->slot);
-	return settle(to_local_pod(skb, &packet, to, ifindex), to->slot);
+	return settle(to_local_pod(skb, &packet, to, ifindex, device, may_be_pod), to->slot);
+}
+
+SEC("classifier")
+int uplink_ingress(struct __sk_buff *skb)
+{
+	struct uplink *uplink = the_uplink();
+	if (!uplink)
+		return settle(drop(REFUSE(NO_ROUTE)), 0);
+	return from_outside(skb, uplink->ifindex, skb->mark == MARK_TURNED);
+}
+
+/* The server's own packets to its pods: a port of its own, so that the proxy knows whose they are. */
+SEC("classifier")
+int host_ingress(struct __sk_buff *skb)
+{
+	return from_outside(skb, skb->ifindex, 0);
 }
 
 SEC("classifier")
@@ -236,23 +271,41 @@ INLINE int steer_port(struct bpf_sk_lookup *lookup, const struct port *port, __u
 	return SK_DROP;
 }
 
+/* The proxy would take the connection before it can ask the pod, and a `tcpSocket` probe asks no more than that. */
+INLINE int is_shut(struct bpf_sk_lookup *lookup, __u32 ifindex)
+{
+	struct pod_port key = { .ifindex = ifindex, .ip_version = lookup->family == AF_INET ? 4 : 6 };
+	__u32 port;
+	READ_CONTEXT(port, lookup->local_port);
+	key.port = bpf_htons((__u16)port);
+	__u64 *since = bpf_map_lookup_elem(&SHUT, &key);
+	return since && bpf_ktime_get_ns() - *since < SHUT_NS;
+}
+
 SEC("sk_lookup")
 int steer(struct bpf_sk_lookup *lookup)
 {
 	__u32 ifindex = lookup->ingress_ifindex;
 	struct uplink *uplink = the_uplink();
 	struct address address;
+	int is_from_outside = (uplink && uplink->ifindex == ifindex) || is_host(ifindex);
 	if (lookup->protocol != IPPROTO_TCP)
 		return SK_PASS;
 	struct port *port = bpf_map_lookup_elem(&PORTS, &ifindex);
 	if (port)
 		return steer_port(lookup, port, ifindex);
-	if (!uplink || uplink->ifindex != ifindex)
+	if (!is_from_outside)
 		return SK_PASS;
 	local_address(lookup, &address);
 	__u32 to = endpoint_of(0, &address);
 	port = to ? bpf_map_lookup_elem(&PORTS, &to) : 0;
-	return port ? steer_port(lookup, port, ifindex) : SK_PASS;
+	if (!port)
+		return SK_PASS;
+	if (is_host(ifindex) && is_shut(lookup, to)) {
+		count_drop(port->slot, DROP_NOT_LISTENING);
+		return SK_DROP;
+	}
+	return steer_port(lookup, port, ifindex);
 }
 
 char _license[] SEC("license") = "Apache-2.0";

@@ -22,7 +22,8 @@
 	REASON(NO_BACKEND)        /* a service address without a backend for this port */          \
 	REASON(TTL_EXCEEDED)      /* hop limit used up */                                          \
 	REASON(UNGOVERNED)        /* to a pod, but neither forwarded here nor from the proxy */    \
-	REASON(NOT_REWRITTEN)     /* the kernel refused to change the packet */
+	REASON(NOT_REWRITTEN)     /* the kernel refused to change the packet */                    \
+	REASON(NOT_LISTENING)     /* from the host, and the pod has just refused that port */
 
 enum drop_reason {
 #define REASON(name) DROP_##name,

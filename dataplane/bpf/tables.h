@@ -7,6 +7,8 @@
 #include <bpf/bpf_helpers.h>
 #include "drop_reason.h"
 
+/* A refusal is held against a port for so long: the proxy asks it again within that. */
+#define SHUT_NS 2500000000ULL
 #define MAX_PORTS 1024
 #define MAX_SERVICES 4096
 #define MAX_BACKENDS 16384
@@ -25,7 +27,7 @@ struct address {
 #define PORT_BYPASS 4
 
 struct port {
-	/* Index into counters; 0 is the uplink. */
+	/* Index into counters; 0 is the uplink's and the host interface's. */
 	__u32 slot;
 	__u32 vni;
 	__u32 flags;
@@ -118,10 +120,24 @@ struct listener_key {
 	__u32 ip_version;
 };
 
+/* A TCP port of a pod, in network order. */
+struct pod_port {
+	__u32 ifindex;
+	__u16 port;
+	__u8 ip_version;
+	__u8 zero;
+};
+
 struct uplink {
 	__u32 ifindex;
 	__u8 mac[6];
 	__u8 zero[2];
+};
+
+/* The link to the host's own function. */
+struct host {
+	/* 0: none. */
+	__u32 ifindex;
 };
 
 struct counters {
@@ -150,7 +166,10 @@ MAP(FLOWS, BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct flow, 65536);
 MAP(ORIGINS, BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct origin, 65536);
 MAP(FRAGMENTS, BPF_MAP_TYPE_LRU_HASH, struct fragment_key, struct fragment, 4096);
 MAP(BYPASSED, BPF_MAP_TYPE_LRU_HASH, struct flow_key, __u32, 65536);
+/* When a pod refused a connection, and has taken none on that port since; in ns of the monotonic clock. */
+MAP(SHUT, BPF_MAP_TYPE_LRU_HASH, struct pod_port, __u64, 4096);
 MAP(UPLINK, BPF_MAP_TYPE_ARRAY, __u32, struct uplink, 1);
+MAP(HOST, BPF_MAP_TYPE_ARRAY, __u32, struct host, 1);
 MAP(COUNTERS, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counters, MAX_PORTS);
 MAP(LISTENERS, BPF_MAP_TYPE_SOCKHASH, struct listener_key, __u32, MAX_PORTS * 2);
 
@@ -166,6 +185,13 @@ INLINE struct uplink *the_uplink(void)
 {
 	__u32 zero = 0;
 	return bpf_map_lookup_elem(&UPLINK, &zero);
+}
+
+INLINE int is_host(__u32 ifindex)
+{
+	__u32 zero = 0;
+	struct host *host = bpf_map_lookup_elem(&HOST, &zero);
+	return host && host->ifindex && host->ifindex == ifindex;
 }
 
 INLINE struct counters *counters_of(__u32 slot)

@@ -25,6 +25,8 @@ pub struct Api<D> {
     pub ports: watch::Receiver<Ports>,
     pub counters: CounterReader,
     pub uplink: String,
+    /// Link to the host; empty: none is named.
+    pub host: String,
     /// False where the server has no TLS (loopback).
     pub check_caller: bool,
 }
@@ -59,6 +61,7 @@ impl<D: Door + 'static> Dataplane for Api<D> {
         let mut engine = self.engine.lock().await;
         let mut state = engine.state().to_wire();
         state.uplink.clone_from(&self.uplink);
+        state.host.clone_from(&self.host);
         let address = engine.door().uplink_address().await.map_err(|error| Status::internal(error.to_string()))?;
         state.uplink_address = address.map(|address| address.to_string()).unwrap_or_default();
         Ok(Response::new(state))

@@ -39,6 +39,7 @@ reasons! {
     TtlExceeded = "ttl_exceeded",
     Ungoverned = "ungoverned",
     NotRewritten = "not_rewritten",
+    NotListening = "not_listening",
 }
 
 #[cfg(test)]

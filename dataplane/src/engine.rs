@@ -41,6 +41,8 @@ pub enum EngineError {
     NoPort(String),
     #[error("port {id:?} belongs to workload {has:?}, not {said:?}")]
     OtherWorkload { id: String, has: String, said: String },
+    #[error("this dataplane was started without --host-interface: nothing comes from the host")]
+    NoHost,
     #[error("a listener is for IP version 4 or 6, not {0}")]
     IpVersion(u32),
 }
@@ -55,6 +57,16 @@ impl EngineError {
     }
 }
 
+/// Where connections come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way<'a> {
+    /// The port of that id: its pod opens them.
+    Port(&'a str),
+    Uplink,
+    /// The link to the host.
+    Host,
+}
+
 /// Ports by id, as they are now.
 pub type Ports = Arc<BTreeMap<String, Port>>;
 
@@ -67,6 +79,7 @@ pub struct Engine<D> {
     own: OwnRoutes,
     door: D,
     uplink: Device,
+    host: Option<Device>,
     file: Option<PathBuf>,
     ports: watch::Sender<Ports>,
 }
@@ -75,7 +88,21 @@ impl<D: Door> Engine<D> {
     /// Nothing is configured. State is saved to `file`.
     pub fn new(door: D, uplink: Device, file: Option<PathBuf>) -> Self {
         let ports = watch::Sender::new(Ports::default());
-        Self { state: State::default(), image: Image::default(), own: OwnRoutes::default(), door, uplink, file, ports }
+        Self {
+            state: State::default(),
+            image: Image::default(),
+            own: OwnRoutes::default(),
+            door,
+            uplink,
+            host: None,
+            file,
+            ports,
+        }
+    }
+
+    /// With a link to the host.
+    pub fn with_host(self, host: Option<Device>) -> Self {
+        Self { host, ..self }
     }
 
     /// What is configured.
@@ -98,10 +125,11 @@ impl<D: Door> Engine<D> {
         &self.image
     }
 
-    /// Every link that matters: the uplink and the representors.
+    /// Every link that matters: the uplink, the link to the host and the representors.
     pub fn links(&self) -> BTreeSet<u32> {
         let representors = self.state.ports.values().map(|port| port.device.ifindex);
-        representors.chain([self.uplink.ifindex]).collect()
+        let host = self.host.map(|device| device.ifindex);
+        representors.chain([self.uplink.ifindex]).chain(host).collect()
     }
 
     /// Makes the DPU's own routes the pods' ways to the fabric.
@@ -194,15 +222,16 @@ impl<D: Door> Engine<D> {
         self.replace(next.ok_or_else(|| EngineError::NoPort(id.to_owned()))?, true).await
     }
 
-    /// Steers new connections to a listening socket: of a port, or of the uplink without one. The
-    /// kernel drops the entry when the socket dies.
-    pub fn set_listener(&mut self, id: Option<&str>, ip_version: u32, socket: &OwnedFd) -> Result<(), EngineError> {
+    /// Steers new connections that come by `way` to a listening socket. The kernel drops the entry when the
+    /// socket dies.
+    pub fn set_listener(&mut self, way: Way<'_>, ip_version: u32, socket: &OwnedFd) -> Result<(), EngineError> {
         if ip_version != 4 && ip_version != 6 {
             return Err(EngineError::IpVersion(ip_version));
         }
-        let ifindex = match id {
-            Some(id) => self.port(id)?.device.ifindex,
-            None => self.uplink.ifindex,
+        let ifindex = match way {
+            Way::Port(id) => self.port(id)?.device.ifindex,
+            Way::Uplink => self.uplink.ifindex,
+            Way::Host => self.host.ok_or(EngineError::NoHost)?.ifindex,
         };
         Ok(self.door.set_listener(ifindex, ip_version, socket)?)
     }

@@ -8,6 +8,8 @@
 //! | a socket bound to a representor, or a reset to its pod | `oif REP`, mark | the port's: its addresses, on the link |
 //! | the fabric | `iif UPLINK` | `TABLE_INBOUND`: the governed pods' addresses are local |
 //! | a socket bound to the uplink, or a reset to the fabric | `oif UPLINK`, mark | the uplink's: the routes of the API; then `main` |
+//! | the host, where a link to it is named | `iif HOST` | `TABLE_INBOUND` |
+//! | a socket bound to that link | – | `main`; without a route, IPv4 asks for the address on the link |
 
 use crate::engine::Door;
 use crate::state::{Change, Device, Difference, Hop, Image, OwnRoutes, Wire};
@@ -15,7 +17,7 @@ use crate::sys::network::{Network, Selector, Way};
 use crate::sys::programs::{self, Hook, Maps, Programs};
 use crate::sys::sysctl::{self, Sysctl};
 use crate::sys::{KernelError, abi};
-use crate::underlay;
+use crate::underlay::{self, Links};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -39,6 +41,8 @@ fn priority(selector: &Selector) -> u32 {
 #[derive(Clone, Debug)]
 pub struct KernelArgs {
     pub uplink: String,
+    /// Link to the host's own function.
+    pub host: Option<String>,
     pub bpf_dir: PathBuf,
     pub congestion_control: Option<String>,
     pub sysctl: Sysctl,
@@ -51,22 +55,27 @@ pub struct Kernel {
     network: Network,
     bpf_dir: PathBuf,
     uplink: (String, Device),
+    host: Option<(String, Device)>,
     sysctl: Sysctl,
 }
 
 impl Kernel {
-    /// Loads the programs and wires the uplink.
+    /// Loads the programs and wires the uplink, and the link to the host.
     pub async fn open(args: &KernelArgs) -> Result<Self, KernelError> {
         sysctl::prepare_bpf_dir(&args.bpf_dir)?;
         args.sysctl.prepare_namespace(args.congestion_control.as_deref())?;
         args.sysctl.prepare_interface(&args.uplink)?;
         let network = Network::open()?;
-        let link = network.link(&args.uplink).await?;
-        let device = Device { ifindex: link.ifindex, mac: link.mac };
+        let uplink = named(&network, &args.uplink).await?;
+        let host = match &args.host {
+            Some(name) => Some(named(&network, name).await?),
+            None => None,
+        };
         let programs = Programs::load_pinned(&args.bpf_dir)?;
-        let (bpf_dir, uplink, sysctl) = (args.bpf_dir.clone(), (args.uplink.clone(), device), args.sysctl.clone());
-        let mut kernel = Self { programs, network, bpf_dir, uplink, sysctl };
+        let (bpf_dir, sysctl) = (args.bpf_dir.clone(), args.sysctl.clone());
+        let mut kernel = Self { programs, network, bpf_dir, uplink, host, sysctl };
         kernel.wire_uplink().await?;
+        kernel.wire_host().await?;
         Ok(kernel)
     }
 
@@ -81,6 +90,11 @@ impl Kernel {
     /// The uplink.
     pub fn uplink(&self) -> (String, Device) {
         self.uplink.clone()
+    }
+
+    /// The link to the host, where one is named.
+    pub fn host(&self) -> Option<(String, Device)> {
+        self.host.clone()
     }
 
     /// What another version of this program left. Call it when everything is in place.
@@ -112,7 +126,10 @@ impl Kernel {
         for key in maps.routes.keys().flatten().filter(|key| !is_wanted(key)).collect::<Vec<_>>() {
             maps.routes.remove(&key).map_err(|error| KernelError::map("ROUTES", "write", &error))?;
         }
-        for ifindex in self.programs.attached().into_iter().filter(|ifindex| !image.wires.contains_key(ifindex)) {
+        for ifindex in self.programs.attached(Hook::RepresentorIngress) {
+            if image.wires.contains_key(&ifindex) {
+                continue;
+            }
             self.programs.detach(Hook::RepresentorIngress, ifindex)?;
             self.programs.detach(Hook::RepresentorEgress, ifindex)?;
         }
@@ -132,6 +149,24 @@ impl Kernel {
         self.programs.attach_steering()?;
         self.programs.attach(Hook::UplinkEgress, &name, device.ifindex)?;
         self.programs.attach(Hook::UplinkIngress, &name, device.ifindex)
+    }
+
+    /// Wires the link to the host, and forgets one that an earlier process had. Its map comes last: from then on
+    /// connections by it are steered.
+    async fn wire_host(&mut self) -> Result<(), KernelError> {
+        let host = self.host.clone();
+        let ifindex = host.as_ref().map_or(0, |(_, device)| device.ifindex);
+        for other in self.programs.attached(Hook::HostIngress).into_iter().filter(|other| *other != ifindex) {
+            self.programs.detach(Hook::HostIngress, other)?;
+        }
+        let inputs = [Some(&self.uplink), host.as_ref()].into_iter().flatten().map(|(name, _)| name.clone());
+        self.network.keep_inputs(TABLE_INBOUND, &inputs.collect::<Vec<_>>()).await?;
+        if let Some((name, device)) = &host {
+            self.sysctl.prepare_interface(name)?;
+            self.network.add_rule(&Selector::Input(name.clone()), TABLE_INBOUND, PRIORITY_INPUT).await?;
+            self.programs.attach(Hook::HostIngress, name, device.ifindex)?;
+        }
+        wrote("HOST", self.programs.maps.host.set(0, abi::Host { ifindex }, 0))
     }
 
     async fn wire(&mut self, wire: &Wire) -> Result<(), KernelError> {
@@ -207,13 +242,14 @@ impl Kernel {
     /// The programs' routes, and for the proxy's sockets those of the API: the DPU's own are in its main
     /// table, where those sockets look next.
     async fn route(&mut self, change: &Difference<IpNet, Hop>) -> Result<(), KernelError> {
-        let (key, uplink) = (trie_key(change.key), self.uplink.1.ifindex);
+        let (key, links) = (trie_key(change.key), self.links());
+        let uplink = links.uplink;
         if let Some(Hop::Configured(next_hop)) = change.after {
             self.network.put_route(table(0), change.key, Way::Via(uplink, next_hop)).await?;
         }
         let routes = &mut self.programs.maps.routes;
         match change.after {
-            Some(hop) => wrote("ROUTES", routes.insert(&key, next_hop(uplink, hop), 0))?,
+            Some(hop) => wrote("ROUTES", routes.insert(&key, next_hop(links, hop), 0))?,
             None => gone("ROUTES", routes.remove(&key))?,
         }
         match (change.before, change.after) {
@@ -223,6 +259,12 @@ impl Kernel {
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl Kernel {
+    fn links(&self) -> Links {
+        Links { uplink: self.uplink.1.ifindex, host: self.host.as_ref().map(|(_, device)| device.ifindex) }
     }
 }
 
@@ -243,7 +285,7 @@ impl Door for Kernel {
 
     async fn own_routes(&mut self) -> Result<OwnRoutes, KernelError> {
         let heard = self.network.heard_routes().await?;
-        Ok(underlay::own_routes(&heard, self.uplink.1.ifindex))
+        Ok(underlay::own_routes(&heard, self.links()))
     }
 
     async fn carry_out(&mut self, change: &Change) -> Result<(), KernelError> {
@@ -327,15 +369,23 @@ fn uplink_rules(name: &str) -> [(Selector, u32); 3] {
     ]
 }
 
-fn next_hop(uplink: u32, hop: Hop) -> abi::NextHop {
-    let to = |address: IpAddr| abi::NextHop {
-        ifindex: uplink,
-        ip_version: if address.is_ipv4() { 4 } else { 6 },
-        address: address.into(),
+async fn named(network: &Network, name: &str) -> Result<(String, Device), KernelError> {
+    let link = network.link(name).await?;
+    Ok((name.to_owned(), Device { ifindex: link.ifindex, mac: link.mac }))
+}
+
+fn next_hop(links: Links, hop: Hop) -> abi::NextHop {
+    let by = |ifindex: u32, address: Option<IpAddr>| match address {
+        Some(address) => {
+            abi::NextHop { ifindex, ip_version: if address.is_ipv4() { 4 } else { 6 }, address: address.into() }
+        }
+        None => abi::NextHop { ifindex, ..abi::NextHop::default() },
     };
     match hop {
-        Hop::Configured(address) | Hop::Own(Some(address)) => to(address),
-        Hop::Own(None) => abi::NextHop { ifindex: uplink, ..abi::NextHop::default() },
+        Hop::Configured(address) => by(links.uplink, Some(address)),
+        Hop::Own(address) => by(links.uplink, address),
+        // Without such a link there is no such route.
+        Hop::Host(address) => by(links.host.unwrap_or_default(), address),
         Hop::Refused => abi::NextHop::default(),
     }
 }

@@ -4,7 +4,7 @@ use crate::api::Api;
 use crate::engine::Engine;
 use crate::kernel::{Kernel, KernelArgs};
 use crate::metrics::Metrics;
-use crate::steering::Steering;
+use crate::steering::{Links, Steering};
 use crate::sys::links::LinkWatch;
 use crate::sys::sysctl::{self, Sysctl};
 use anyhow::Context;
@@ -32,6 +32,10 @@ pub struct Args {
     /// Interface to the fabric.
     #[arg(long, value_name = "IFACE")]
     pub uplink: String,
+    /// Interface to the host: the representor of a function that the host keeps, e.g. pf0hpf. What the host sends
+    /// to its pods by it is known as the host's, so that the kubelet's probes pass.
+    #[arg(long, value_name = "IFACE")]
+    pub host_interface: Option<String>,
     /// Where the node daemon calls (gRPC).
     #[arg(long, default_value = "127.0.0.1:15130", value_name = "ADDRESS")]
     pub listen: SocketAddr,
@@ -70,6 +74,7 @@ impl Args {
     fn kernel(&self) -> KernelArgs {
         KernelArgs {
             uplink: self.uplink.clone(),
+            host: self.host_interface.clone(),
             bpf_dir: self.bpf_dir.clone().unwrap_or_else(sysctl::default_bpf_dir),
             congestion_control: self.congestion_control.clone(),
             sysctl: Sysctl { folder: self.sysctl_dir.clone() },
@@ -88,11 +93,15 @@ pub async fn run(mut args: Args) -> anyhow::Result<()> {
         return clean(&args).await;
     }
     let shutdown = service::signal::shutdown()?;
+    if args.host_interface.as_ref() == Some(&args.uplink) {
+        anyhow::bail!("--host-interface and --uplink are both {}: the host needs a link of its own", args.uplink);
+    }
     let health = Health::new("dataplane");
     health.require(&["kernel"]);
     args.tls.identify("dataplane", "", &health)?;
     let kernel = Kernel::open(&args.kernel()).await?;
     let (uplink, device) = kernel.uplink();
+    let host = kernel.host().map(|(name, _)| name).unwrap_or_default();
     let counters = kernel.counters();
     // Before the routes are read for the first time, so that no change is missed.
     let links = LinkWatch::open()?;
@@ -104,11 +113,12 @@ pub async fn run(mut args: Args) -> anyhow::Result<()> {
     let metrics = Metrics { ports: ports.clone(), counters: counters.clone(), proxies: Arc::clone(&proxies) };
     health.set("kernel", Ok(()));
     serve_health(&args, &health, metrics, &shutdown).await?;
-    let steering = Steering::new(Arc::clone(&engine), ports.clone(), uplink.clone(), proxies);
+    let links = Links { uplink: uplink.clone(), host: host.clone() };
+    let steering = Steering::new(Arc::clone(&engine), ports.clone(), links, proxies);
     let path = &args.steering_socket;
     Arc::new(steering).serve(path, shutdown.clone()).with_context(|| format!("cannot listen on {}", path.display()))?;
     let check_caller = args.tls.is_mutual();
-    serve_api(&args, Api { engine, ports, counters, uplink, check_caller }, shutdown).await
+    serve_api(&args, Api { engine, ports, counters, uplink, host, check_caller }, shutdown).await
 }
 
 async fn engine(args: &Args, mut kernel: Kernel, uplink: crate::state::Device) -> anyhow::Result<Engine<Kernel>> {
@@ -119,7 +129,8 @@ async fn engine(args: &Args, mut kernel: Kernel, uplink: crate::state::Device) -
     if !file.exists() {
         kernel.forget_others(&crate::state::Image::default())?;
     }
-    let mut engine = Engine::new(kernel, uplink, Some(file));
+    let host = kernel.host().map(|(_, device)| device);
+    let mut engine = Engine::new(kernel, uplink, Some(file)).with_host(host);
     engine.follow_routes().await?;
     engine.restore().await?;
     let image = engine.image().clone();

@@ -373,6 +373,7 @@ fn two_tenants_with_the_same_address_and_ports_each_reach_their_own_listener() {
     shell(&format!("ip -n {twin} route replace default via 169.254.1.1 dev eth0 onlink"));
     let args = KernelArgs {
         uplink: "up0".to_owned(),
+        host: None,
         bpf_dir: lab.bpf_dir(),
         congestion_control: None,
         sysctl: dataplane::sys::sysctl::Sysctl::default(),

@@ -7,7 +7,7 @@ use bench::packet::*;
 use bench::*;
 use dataplane::DropReason;
 use dataplane::sys::abi;
-use dataplane::sys::programs::Hook::{RepresentorEgress, RepresentorIngress, UplinkEgress, UplinkIngress};
+use dataplane::sys::programs::Hook::{HostIngress, RepresentorEgress, RepresentorIngress, UplinkEgress, UplinkIngress};
 use std::os::fd::AsFd;
 
 fn to_remote() -> Vec<u8> {
@@ -300,6 +300,49 @@ fn the_fabric_reaches_local_pods_only_and_not_in_their_own_name() {
         assert_eq!(bench.run(UplinkIngress, &packet), Outcome { verdict: PASS, mark: 0, packet });
     }
     bench.gained(0, |_| {});
+}
+
+#[test]
+fn the_host_reaches_local_pods_only_and_not_in_their_own_name() {
+    // The kernel runs the program as if the packet came by `lo`, where the other port is not.
+    let mut bench = Bench::new(UNGOVERNED, GOVERNED);
+    let from_host = |to: &str| packet("192.168.101.1", to, 17, udp(53, 1000, b"question"));
+    let outcome = bench.run(HostIngress, &from_host("10.1.0.2"));
+    assert_eq!((outcome.verdict, outcome.mark), (REDIRECT, MARK_OURS));
+    assert_eq!(outcome.packet[..12], [OTHER_MAC, OTHER_GATEWAY_MAC].concat());
+    let syn = packet("192.168.101.1", "10.1.0.2", 6, tcp(1, 80, SYN, b""));
+    assert_eq!(bench.run(HostIngress, &syn).verdict, DROP);
+    bench.gained(OTHER_SLOT, dropped(DropReason::NoListener));
+    // The uplink's socket is not the host's.
+    let _uplink = bench.listen(UPLINK);
+    assert_eq!(bench.run(HostIngress, &syn).verdict, DROP);
+    bench.gained(OTHER_SLOT, dropped(DropReason::NoListener));
+    let _listener = bench.listen(PORT);
+    let outcome = bench.run(HostIngress, &syn);
+    assert_eq!(outcome, Outcome { verdict: PASS, mark: abi::MARK_PORT, packet: syn });
+    // No mark makes a pod's address come from there: nothing is turned at this link.
+    let spoofed = packet("10.1.0.1", "10.1.0.2", 6, tcp(1, 80, SYN, b""));
+    for mark in [0, MARK_TURNED, MARK_OURS] {
+        assert_eq!(bench.run_marked(HostIngress, &spoofed, mark).verdict, DROP);
+        bench.gained(OTHER_SLOT, dropped(DropReason::SpoofedIp));
+    }
+    // The DPU's own and others' are the kernel's, or whoever's bridge it is.
+    for packet in [from_host("192.168.101.2"), from_host("10.2.0.5"), arp(1, POD_MAC, "192.168.101.1", "192.168.101.2")]
+    {
+        assert_eq!(bench.run(HostIngress, &packet), Outcome { verdict: PASS, mark: 0, packet });
+    }
+    bench.port(
+        OTHER,
+        abi::Port {
+            slot: OTHER_SLOT,
+            vni: 0,
+            flags: abi::PORT_GOVERNED,
+            mac: OTHER_MAC,
+            gateway_mac: OTHER_GATEWAY_MAC,
+        },
+    );
+    assert_eq!(bench.run(HostIngress, &from_host("10.1.0.2")).verdict, DROP);
+    bench.gained(OTHER_SLOT, dropped(DropReason::PortClosed));
 }
 
 #[test]

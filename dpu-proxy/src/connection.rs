@@ -19,6 +19,8 @@ pub enum Gate {
     Outbound(PortId),
     /// The uplink: somebody calls the workload that owns the destination address.
     Inbound,
+    /// The link to the host: the server itself calls one of its pods.
+    Host,
     /// Another workload of this DPU calls, in the same pass.
     Local,
 }

@@ -17,6 +17,8 @@ use tokio::sync::watch;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Devices {
     pub uplink: Option<Arc<str>>,
+    /// Link to the host.
+    pub host: Option<Arc<str>>,
     /// Representor by port.
     pub representors: HashMap<PortId, Arc<str>>,
 }

@@ -5,6 +5,7 @@
 
 use crate::fairness::{self, Shares, Slot};
 use crate::http;
+use crate::listener::probe;
 use crate::shared::{Devices, Phase, Shared, State};
 use crate::stats::Stats;
 use crate::telemetry::Telemetry;
@@ -28,6 +29,8 @@ pub struct Worker {
     /// What the HTTP path keeps per worker.
     pub http: http::WorkerState,
     pub(crate) tls: TlsCache,
+    /// Ports with `tcpSocket` probes.
+    pub(crate) watch: probe::Watch,
     state: RefCell<Rc<State>>,
     clusters: RefCell<HashMap<u64, Rc<ClusterRuntime>>>,
     phase: watch::Receiver<Phase>,
@@ -64,6 +67,7 @@ impl Worker {
             telemetry: Telemetry::new(&shared),
             http: http::WorkerState::default(),
             tls: TlsCache::default(),
+            watch: probe::Watch::default(),
             state: RefCell::new(state),
             clusters: RefCell::default(),
             phase: shared.phase.subscribe(),
@@ -101,6 +105,7 @@ impl Worker {
         *self.state.borrow_mut() = Rc::new(state);
         self.tls.sweep();
         self.start_discovered_clusters();
+        probe::follow(self);
     }
 
     /// The runtime of a cluster of `scope`; `None` when the scope has no cluster of that name.

@@ -192,8 +192,13 @@ fn dataplane(path: &Path) -> mpsc::Receiver<from_proxy::Message> {
             addresses: vec!["127.0.0.10".to_owned()],
             ..steering::Port::default()
         };
-        let ports =
-            steering::Ports { snapshot: true, changed: vec![port], removed_ids: vec![], uplink: "lo".to_owned() };
+        let ports = steering::Ports {
+            snapshot: true,
+            changed: vec![port],
+            removed_ids: vec![],
+            uplink: "lo".to_owned(),
+            host: String::new(),
+        };
         say(&peer, &FromDataplane { message: Some(from_dataplane::Message::Ports(ports)) });
         let mut buffer = vec![0; 65_536];
         while let Ok((_, length @ 1..)) = recv(&peer, &mut buffer[..], RecvFlags::empty()) {

@@ -9,20 +9,31 @@ pub use envoy_types::pb as envoy_pb;
 pub use envoy_types::pb::envoy;
 pub use envoy_types::pb::google::protobuf::Any;
 
-/// What the controller serves.
-#[allow(missing_debug_implementations, clippy::all)]
-pub mod workload {
-    tonic::include_proto!("dpumesh.workload.v1");
+/// Packages that name one another: generated code looks for them where their names say.
+mod dpumesh {
+    pub mod workload {
+        #[allow(missing_debug_implementations, clippy::all)]
+        pub mod v1 {
+            tonic::include_proto!("dpumesh.workload.v1");
+        }
+    }
+    pub mod proxy {
+        #[allow(missing_debug_implementations, clippy::all)]
+        pub mod v1 {
+            tonic::include_proto!("dpumesh.proxy.v1");
+        }
+    }
 }
+
+/// Aggregated configuration.
+pub use dpumesh::proxy::v1 as proxy;
+/// What the controller serves.
+pub use dpumesh::workload::v1 as workload;
+
 /// What the node daemon serves.
 #[allow(missing_debug_implementations, clippy::all)]
 pub mod attach {
     tonic::include_proto!("dpumesh.attach.v1");
-}
-/// Aggregated configuration.
-#[allow(missing_debug_implementations, clippy::all)]
-pub mod proxy {
-    tonic::include_proto!("dpumesh.proxy.v1");
 }
 /// Signing requests from the DPU.
 #[allow(missing_debug_implementations, clippy::all)]

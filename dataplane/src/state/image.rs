@@ -26,6 +26,8 @@ pub enum Hop {
     Configured(IpAddr),
     /// As the DPU's own traffic goes: by a next hop on the fabric, or, without, to whoever has the address.
     Own(Option<IpAddr>),
+    /// The same by the link to the host.
+    Host(Option<IpAddr>),
     /// To the DPU itself or by another link of it: nowhere.
     Refused,
 }

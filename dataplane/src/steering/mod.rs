@@ -19,12 +19,20 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
+/// Names of the DPU's links that are no representors of pods.
+#[derive(Clone, Debug)]
+pub struct Links {
+    pub uplink: String,
+    /// To the host; empty: none is named.
+    pub host: String,
+}
+
 /// What a session needs.
 #[derive(Debug)]
 pub struct Steering<D> {
     engine: Arc<Mutex<Engine<D>>>,
     ports: watch::Receiver<Ports>,
-    uplink: String,
+    links: Links,
     /// Proxies that are connected.
     proxies: Arc<AtomicUsize>,
     roster: watch::Sender<Roster>,
@@ -36,10 +44,10 @@ impl<D: Door + 'static> Steering<D> {
     pub fn new(
         engine: Arc<Mutex<Engine<D>>>,
         ports: watch::Receiver<Ports>,
-        uplink: String,
+        links: Links,
         proxies: Arc<AtomicUsize>,
     ) -> Self {
-        Self { engine, ports, uplink, proxies, roster: watch::Sender::default(), calls: AtomicU64::new(0) }
+        Self { engine, ports, links, proxies, roster: watch::Sender::default(), calls: AtomicU64::new(0) }
     }
 
     /// Serves until `shutdown`. Returns once it listens.

@@ -3,7 +3,7 @@
 
 use super::Steering;
 use super::roster::{Rank, Roster};
-use crate::engine::{Door, Engine, Ports};
+use crate::engine::{Door, Engine, Ports, Way};
 use crate::state::Port;
 use crate::sys::seqpacket::Peer;
 use mesh_api::steering as wire;
@@ -144,15 +144,16 @@ impl<D: Door + 'static> Steering<D> {
     ) -> Result<(), String> {
         let [socket] = <[OwnedFd; 1]>::try_from(descriptors)
             .map_err(|all| format!("{} descriptors came with the registration: send one", all.len()))?;
-        let id = match request.direction() {
-            wire::Direction::Outbound => Some(request.port_id.as_str()),
-            wire::Direction::Inbound => None,
+        let way = match request.direction() {
+            wire::Direction::Outbound => Way::Port(&request.port_id),
+            wire::Direction::Inbound => Way::Uplink,
+            wire::Direction::Host => Way::Host,
         };
         let mut engine = self.engine.lock().await;
         let listener = (request.direction(), request.port_id.clone(), request.ip_version);
         match self.of_roster(|roster| roster.register(rank, listener)) {
             // Our copy of the socket closes here: it must die with the proxy.
-            true => engine.set_listener(id, request.ip_version, &socket).map_err(|error| error.to_string()),
+            true => engine.set_listener(way, request.ip_version, &socket).map_err(|error| error.to_string()),
             false => Ok(()),
         }
     }
@@ -204,12 +205,7 @@ async fn tell<D>(
     let changed: Vec<_> =
         now.iter().filter(|(id, port)| known(id) != Some(port)).map(|(_, port)| port.clone()).collect();
     let gone: Vec<_> = told.into_iter().flat_map(Told::keys).filter(|id| !now.contains_key(*id)).cloned().collect();
-    let mut message = wire::Ports {
-        snapshot: told.is_none(),
-        changed: Vec::new(),
-        removed_ids: gone,
-        uplink: steering.uplink.clone(),
-    };
+    let mut message = wire::Ports { snapshot: told.is_none(), removed_ids: gone, ..links(steering) };
     let mut chunks = changed.chunks(PORTS_PER_MESSAGE);
     message.changed = chunks.next().unwrap_or_default().to_vec();
     if message.snapshot || !message.changed.is_empty() || !message.removed_ids.is_empty() {
@@ -217,10 +213,15 @@ async fn tell<D>(
     }
     // What does not fit into a snapshot follows as changes.
     for chunk in chunks {
-        let more = wire::Ports { changed: chunk.to_vec(), uplink: steering.uplink.clone(), ..wire::Ports::default() };
+        let more = wire::Ports { changed: chunk.to_vec(), ..links(steering) };
         say(peer, Said::Ports(more)).await?;
     }
     Ok(now)
+}
+
+/// What every message tells.
+fn links<D>(steering: &Steering<D>) -> wire::Ports {
+    wire::Ports { uplink: steering.links.uplink.clone(), host: steering.links.host.clone(), ..wire::Ports::default() }
 }
 
 fn described(port: &Port) -> (String, wire::Port) {

@@ -120,6 +120,14 @@ pub struct Uplink {
     pub zero: [u8; 2],
 }
 
+/// The link to the host's own function.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Host {
+    /// 0: none.
+    pub ifindex: u32,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Counters {
@@ -138,7 +146,7 @@ macro_rules! pod {
         unsafe impl aya::Pod for $name {}
     )*};
 }
-pod!(Port, EndpointKey, RoutePrefix, NextHop, ServiceKey, Service, Backend, ListenerKey, Uplink, Counters);
+pod!(Port, EndpointKey, RoutePrefix, NextHop, ServiceKey, Service, Backend, ListenerKey, Uplink, Host, Counters);
 
 #[cfg(test)]
 mod tests {

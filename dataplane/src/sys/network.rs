@@ -140,6 +140,24 @@ impl Network {
         Ok(())
     }
 
+    /// Removes rules that send what enters by other interfaces than these into `table`.
+    pub async fn keep_inputs(&self, table: u32, interfaces: &[String]) -> Result<(), KernelError> {
+        for version in [IpVersion::V4, IpVersion::V6] {
+            let stream = self.handle.rule().get(version).execute();
+            let rules: Vec<RuleMessage> = stream.try_collect().await.map_err(|error| refused("list rules", error))?;
+            let is_other = |rule: &RuleMessage| {
+                table_of(rule) == Some(table)
+                    && input_of(rule).is_some_and(|name| !interfaces.iter().any(|one| one == name))
+            };
+            for rule in rules.into_iter().filter(is_other) {
+                tolerate(self.handle.rule().del(rule).execute().await, nix::libc::ENOENT, || {
+                    "delete a rule".to_owned()
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes every rule to a table that `is_ours`, every route in such a table, and the neighbour of
     /// every address that is on a link by such a route.
     pub async fn sweep(&self, is_ours: impl Fn(u32) -> bool) -> Result<(), KernelError> {
@@ -238,6 +256,13 @@ fn rule(selector: &Selector, table: u32, priority: u32, family: AddressFamily) -
 fn table_of(rule: &RuleMessage) -> Option<u32> {
     rule.attributes.iter().find_map(|attribute| match attribute {
         RuleAttribute::Table(table) => Some(*table),
+        _ => None,
+    })
+}
+
+fn input_of(rule: &RuleMessage) -> Option<&str> {
+    rule.attributes.iter().find_map(|attribute| match attribute {
+        RuleAttribute::Iifname(name) => Some(name.as_str()),
         _ => None,
     })
 }

@@ -16,7 +16,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/da
 
 /// Folder of the pins below `--bpf-dir`; changes when a map's layout does.
 const LAYOUT: &str = "2";
-const MAPS: [&str; 13] = [
+const MAPS: [&str; 15] = [
     "PORTS",
     "ENDPOINTS",
     "ROUTES",
@@ -27,7 +27,9 @@ const MAPS: [&str; 13] = [
     "ORIGINS",
     "FRAGMENTS",
     "BYPASSED",
+    "SHUT",
     "UPLINK",
+    "HOST",
     "COUNTERS",
     "LISTENERS",
 ];
@@ -39,6 +41,7 @@ pub enum Hook {
     RepresentorEgress,
     UplinkIngress,
     UplinkEgress,
+    HostIngress,
 }
 
 impl Hook {
@@ -49,12 +52,13 @@ impl Hook {
             Self::RepresentorEgress => "rep_egress",
             Self::UplinkIngress => "uplink_ingress",
             Self::UplinkEgress => "uplink_egress",
+            Self::HostIngress => "host_ingress",
         }
     }
 
     fn direction(self) -> TcAttachType {
         match self {
-            Self::RepresentorIngress | Self::UplinkIngress => TcAttachType::Ingress,
+            Self::RepresentorIngress | Self::UplinkIngress | Self::HostIngress => TcAttachType::Ingress,
             Self::RepresentorEgress | Self::UplinkEgress => TcAttachType::Egress,
         }
     }
@@ -70,6 +74,7 @@ pub struct Maps {
     pub maglev: Array<MapData, u32>,
     pub backends: Array<MapData, abi::Backend>,
     pub uplink: Array<MapData, abi::Uplink>,
+    pub host: Array<MapData, abi::Host>,
     pub listeners: SockHash<MapData, abi::ListenerKey>,
 }
 
@@ -83,6 +88,7 @@ impl Maps {
             maglev: typed(object, "MAGLEV")?,
             backends: typed(object, "BACKENDS")?,
             uplink: typed(object, "UPLINK")?,
+            host: typed(object, "HOST")?,
             listeners: typed(object, "LISTENERS")?,
         })
     }
@@ -245,12 +251,13 @@ impl Programs {
         Ok(pins.join("links").join(name))
     }
 
-    /// Ifindexes of representors that have a program, as the pins say.
-    pub fn attached(&self) -> Vec<u32> {
+    /// Ifindexes of interfaces that have the hook's program, as the pins say.
+    pub fn attached(&self, hook: Hook) -> Vec<u32> {
         let Some(pins) = &self.pins else { return Vec::new() };
         let entries = fs::read_dir(pins.join("links")).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        names.filter_map(|name| name.strip_prefix("rep_ingress-")?.parse().ok()).collect()
+        let ifindex = |name: String| name.strip_prefix(hook.program())?.strip_prefix('-')?.parse().ok();
+        names.filter_map(ifindex).collect()
     }
 }
 

@@ -29,14 +29,25 @@ pub struct Lab {
     folder: tempfile::TempDir,
     program: Option<Child>,
     pods: Vec<u8>,
+    /// The server itself is there, behind `pf0hpf`, and the dataplane is told so.
+    pub has_host: bool,
 }
 
 impl Lab {
     /// A DPU with pods 1 to `pods`, a running dataplane, and the route to the remote pod.
     pub fn new(name: &str, pods: u8) -> Self {
+        Self::built(name, pods, false)
+    }
+
+    /// The same with the server, whose way to its pods is by `pf0`.
+    pub fn with_host(name: &str, pods: u8) -> Self {
+        Self::built(name, pods, true)
+    }
+
+    fn built(name: &str, pods: u8, has_host: bool) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "these tests make network namespaces: run them as root");
         let folder = tempfile::tempdir().expect("folder");
-        let mut lab = Self { name: name.to_owned(), folder, program: None, pods: (1..=pods).collect() };
+        let mut lab = Self { name: name.to_owned(), folder, program: None, pods: (1..=pods).collect(), has_host };
         lab.remove_namespaces();
         lab.build();
         lab.start();
@@ -64,6 +75,18 @@ impl Lab {
              ip -n {dpu} link set up0 up; ip -n {fabric} link set fab0 up
              ip -n {fabric} addr add {REMOTE}/32 dev lo; ip -n {fabric} route add 10.1.0.0/24 via 192.0.2.1 src {REMOTE}\n"
         );
+        if self.has_host {
+            let host = self.netns("host");
+            script += &format!(
+                "ip netns add {host}; ip -n {host} link set lo up
+                 ip link add pf0hpf netns {dpu} type veth peer name pf0 netns {host}
+                 ip -n {host} addr add 192.168.101.1/24 dev pf0; ip -n {dpu} addr add 192.168.101.2/24 dev pf0hpf
+                 ip -n {host} -6 addr add fd65::1/64 dev pf0 nodad; ip -n {dpu} -6 addr add fd65::2/64 dev pf0hpf nodad
+                 ip -n {host} link set pf0 up; ip -n {dpu} link set pf0hpf up
+                 ip -n {host} route add 10.1.0.0/24 via 192.168.101.2; ip -n {host} -6 route add fd01::/64 via fd65::2
+                 ip netns exec {host} sysctl -qw net.ipv4.conf.all.rp_filter=1\n"
+            );
+        }
         for pod in &self.pods {
             script += &format!("ip netns add {}\n", self.netns(&format!("pod{pod}")));
         }
@@ -90,6 +113,7 @@ impl Lab {
     fn arguments(&self) -> Vec<String> {
         let file = |name: &str| self.folder.path().join(name).display().to_string();
         let bpf_dir = self.bpf_dir().display().to_string();
+        let host: &[&str] = if self.has_host { &["--host-interface", "pf0hpf"] } else { &[] };
         [
             "--uplink",
             "up0",
@@ -101,6 +125,7 @@ impl Lab {
             &bpf_dir,
         ]
         .iter()
+        .chain(host)
         .map(ToString::to_string)
         .chain(["--congestion-control", "reno", "--log-level", "info"].map(str::to_owned))
         .collect()

@@ -115,6 +115,11 @@ impl Proxy {
         self.listen(lab, "up0", wire::Direction::Inbound, "", 4)
     }
 
+    /// The listener on the link to the host.
+    pub fn govern_host(&mut self, lab: &Lab, ip_version: u32) -> TcpListener {
+        self.listen(lab, "pf0hpf", wire::Direction::Host, "", ip_version)
+    }
+
     pub fn listen(
         &mut self,
         lab: &Lab,

@@ -105,6 +105,9 @@ pub struct Manifest {
     /// Interface of the DPU to the fabric, instead of the chart's value dpu.uplink.
     #[arg(long, value_name = "IFACE")]
     pub uplink: Option<String>,
+    /// Interface of the DPU to its host, instead of the chart's value dpu.hostInterface.
+    #[arg(long, value_name = "IFACE")]
+    pub host_interface: Option<String>,
     /// Replace files that are there.
     #[arg(long)]
     pub force: bool,

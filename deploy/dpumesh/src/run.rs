@@ -83,6 +83,9 @@ async fn dpu_manifest(cluster: &Cluster, arguments: &Manifest) -> anyhow::Result
     if let Some(uplink) = &arguments.uplink {
         settings.dpu.uplink.clone_from(uplink);
     }
+    if let Some(host_interface) = &arguments.host_interface {
+        settings.dpu.host_interface.clone_from(host_interface);
+    }
     let made = manifest::files(&arguments.node, &settings);
     let Some(folder) = &arguments.out else { return Ok(good(manifest::page(&made))) };
     let paths = files::write(folder, &made, arguments.force)?;

@@ -5,6 +5,7 @@
 //! * `matching`: which listener, filter chain and route; pure functions over one snapshot.
 //! * `balance`: which endpoint.
 //! * `policy`: authorization, faults, retries, header edits.
+//! * `probe`: what the kubelet of the host asks, and nothing else.
 //! * `http1`: the HTTP/1.1 codec, sans I/O. `head` is the request and response head that all codecs share.
 
 pub mod balance;
@@ -15,3 +16,4 @@ pub mod http1;
 pub mod matching;
 pub mod model;
 pub mod policy;
+pub mod probe;

@@ -14,6 +14,7 @@ pub use configuration::{Configuration, ControlPlane, InterestChange, LoadError};
 use crate::admin::Order;
 use crate::connection::Gate;
 use crate::listener::manager::ListenerManager;
+use crate::listener::socket::Place;
 use crate::shared::{Phase, Report, Shared, State};
 use crate::steering::{self, Others, Ports, Readiness, Registration, Standing};
 use crate::tls::identity;
@@ -395,7 +396,7 @@ impl Control {
         }
         self.passed = sockets.clone();
         let is_listening = |port: &PortId| {
-            let has = |wanted: Option<&PortId>| sockets.keys().any(|one| one.port.as_ref() == wanted);
+            let has = |wanted: Option<&PortId>| sockets.keys().any(|one| one.port.as_ref() == wanted && !one.is_host);
             has(Some(port)) && has(None)
         };
         let readiness: Readiness = plan::readiness(snapshot, &self.secrets, &self.ports, is_listening);
@@ -407,7 +408,8 @@ impl Control {
         if let Some(known) = self.passed.get(registration) {
             return Some(Arc::clone(known));
         }
-        let gate = registration.port.clone().map_or(Gate::Inbound, Gate::Outbound);
+        let from_outside = if registration.is_host { Gate::Host } else { Gate::Inbound };
+        let gate = registration.port.clone().map_or(from_outside, Gate::Outbound);
         let member = self.listeners.member(&gate, registration.is_ipv4)?;
         member.try_clone().ok().map(|socket| Arc::new(OwnedFd::from(socket)))
     }
@@ -425,13 +427,14 @@ impl Control {
 /// What the dataplane should have a socket of.
 fn registrations(ports: &Ports) -> Vec<Registration> {
     let registration = |wanted: crate::listener::manager::Wanted| {
+        let is_host = wanted.gate == Gate::Host;
         let port = match wanted.gate {
             Gate::Outbound(port) => Some(port),
-            Gate::Inbound => None,
+            Gate::Inbound | Gate::Host => None,
             Gate::Bound(_) | Gate::Local => return None,
         };
-        let place = wanted.place;
-        Some(Registration { port, device: place.device?, ifindex: place.ifindex, is_ipv4: place.address.is_ipv4() })
+        let Place { address, device, ifindex, .. } = wanted.place;
+        Some(Registration { port, is_host, device: device?, ifindex, is_ipv4: address.is_ipv4() })
     };
     plan::steered(ports).into_iter().filter_map(registration).collect()
 }
@@ -448,6 +451,7 @@ fn name(gate: &Gate) -> String {
         Gate::Bound(name) => name.to_string(),
         Gate::Outbound(port) => format!("outbound of port {port}"),
         Gate::Inbound => "inbound".to_owned(),
+        Gate::Host => "inbound of the host".to_owned(),
         Gate::Local => "local".to_owned(),
     }
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 /// Where connections that workloads open are taken; steering needs no port, people like a known one.
 const OUTBOUND_PORT: u16 = 15001;
-/// Where connections from the fabric are taken.
+/// Where connections from the fabric and from the host are taken.
 const INBOUND_PORT: u16 = 15006;
 
 /// Every socket that should listen. An older proxy may serve what this one cannot yet.
@@ -39,6 +39,9 @@ pub(super) fn steered(ports: &Ports) -> Vec<Wanted> {
     if let Some(uplink) = &ports.uplink {
         wanted.extend(versions.iter().map(|is_ipv4| on_device(Gate::Inbound, (uplink, 0), INBOUND_PORT, *is_ipv4)));
     }
+    if let Some(host) = &ports.host {
+        wanted.extend(versions.iter().map(|is_ipv4| on_device(Gate::Host, (host, 0), INBOUND_PORT, *is_ipv4)));
+    }
     wanted
 }
 
@@ -60,7 +63,7 @@ fn on_device(gate: Gate, (device, ifindex): (&Arc<str>, u32), port: u16, is_ipv4
 /// Devices as the data path needs them.
 pub(super) fn devices(ports: &Ports) -> Devices {
     let representors = ports.ports.values().map(|port| (port.id.clone(), Arc::clone(&port.representor)));
-    Devices { uplink: ports.uplink.clone(), representors: representors.collect() }
+    Devices { uplink: ports.uplink.clone(), host: ports.host.clone(), representors: representors.collect() }
 }
 
 /// Whose certificates are needed: of workloads that are served, and of pods whose configuration comes
@@ -96,4 +99,44 @@ pub(super) fn configured(snapshot: &Snapshot, secrets: &Secrets, port: &Port) ->
         return Err(format!("the certificate of {} has not been signed yet", workload.identity));
     }
     Ok(workload.uid.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ports(host: Option<&str>) -> Ports {
+        let port = |number: u32, address: &str| Port {
+            id: PortId(format!("vf{number}")),
+            workload: WorkloadUid(format!("w{number}")),
+            representor: format!("rep{number}").into(),
+            ifindex: number,
+            addresses: vec![address.parse().expect("address")],
+        };
+        let all = [port(1, "10.1.0.1"), port(2, "fd01::2")];
+        Ports {
+            ports: all.into_iter().map(|port| (port.id.clone(), port)).collect(),
+            uplink: Some("up0".into()),
+            host: host.map(Into::into),
+        }
+    }
+
+    fn places(host: Option<&str>, gate: &Gate) -> Vec<String> {
+        let all = steered(&ports(host));
+        all.into_iter().filter(|wanted| wanted.gate == *gate).map(|wanted| wanted.place.to_string()).collect()
+    }
+
+    #[test]
+    fn each_representor_the_uplink_and_the_link_to_the_host_have_a_socket_of_their_own() {
+        let outbound = Gate::Outbound(PortId("vf1".to_owned()));
+        assert_eq!(places(Some("pf0hpf"), &outbound), ["0.0.0.0:15001%rep1"]);
+        assert_eq!(places(Some("pf0hpf"), &Gate::Inbound), ["[::]:15006%up0", "0.0.0.0:15006%up0"]);
+        assert_eq!(places(Some("pf0hpf"), &Gate::Host), ["[::]:15006%pf0hpf", "0.0.0.0:15006%pf0hpf"]);
+    }
+
+    #[test]
+    fn without_a_link_to_the_host_nothing_is_taken_for_the_hosts() {
+        assert!(places(None, &Gate::Host).is_empty());
+        assert_eq!((devices(&ports(None)).host, devices(&ports(Some("h"))).host.as_deref()), (None, Some("h")));
+    }
 }

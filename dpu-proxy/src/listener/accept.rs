@@ -4,6 +4,7 @@
 //! or closed with an access log that says why.
 
 use super::inspect::{self, Inspection};
+use super::probe;
 use super::resolve::{self, Owner};
 use crate::connection::{Connection, Gate, TlsFacts};
 use crate::io::{Plain, Stream};
@@ -54,11 +55,11 @@ async fn take(worker: &Rc<Worker>, gate: &Gate, accepted: std::io::Result<(TcpSt
 }
 
 /// What is known as soon as a socket is accepted.
-struct Arrival {
-    gate: Gate,
-    owner: Owner,
+pub(super) struct Arrival {
+    pub gate: Gate,
+    pub owner: Owner,
     listener: Arc<Listener>,
-    destination: SocketAddr,
+    pub destination: SocketAddr,
     remote: SocketAddr,
     version: u64,
     started: Instant,
@@ -77,7 +78,7 @@ pub async fn enter(worker: Rc<Worker>, tcp: TcpStream, destination: SocketAddr, 
     admit(worker, Gate::Local, tcp, destination, remote).await;
 }
 
-async fn admit(worker: Rc<Worker>, gate: Gate, tcp: TcpStream, local: SocketAddr, remote: SocketAddr) {
+pub(super) async fn admit(worker: Rc<Worker>, gate: Gate, tcp: TcpStream, local: SocketAddr, remote: SocketAddr) {
     let _held = worker.hold();
     let Some(arrival) = arrive(&worker, gate, &tcp, local, remote) else { return };
     let Some(_slot) = worker.admit(arrival.owner.workload.as_deref()) else {
@@ -85,8 +86,9 @@ async fn admit(worker: Rc<Worker>, gate: Gate, tcp: TcpStream, local: SocketAddr
         worker.stats.counter("envoy_listener_downstream_cx_overflow", &label).inc();
         return;
     };
+    let Some((tcp, read)) = probe::screen(&worker, &arrival, tcp).await else { return };
     let _counted = worker.telemetry.downstream(&worker, &arrival.listener);
-    match inspect::inspect(&arrival.listener, arrival.destination.port(), tcp).await {
+    match inspect::inspect(&arrival.listener, arrival.destination.port(), tcp, read).await {
         Ok((plain, seen)) => choose(worker, arrival, plain, seen).await,
         Err(error) => tracing::debug!(%remote, %error, "closed before a filter chain was chosen"),
     }
@@ -140,7 +142,12 @@ async fn choose(worker: Rc<Worker>, arrival: Arrival, plain: Plain, seen: Inspec
     }
 }
 
-fn connection(worker: &Rc<Worker>, arrival: &Arrival, seen: Inspection, chain: Arc<FilterChain>) -> Connection {
+pub(super) fn connection(
+    worker: &Rc<Worker>,
+    arrival: &Arrival,
+    seen: Inspection,
+    chain: Arc<FilterChain>,
+) -> Connection {
     Connection {
         id: worker.next_connection_id(),
         gate: arrival.gate.clone(),
@@ -165,16 +172,20 @@ fn connection(worker: &Rc<Worker>, arrival: &Arrival, seen: Inspection, chain: A
     }
 }
 
-fn unmatched(worker: &Rc<Worker>, arrival: &Arrival, seen: Inspection) {
-    let nothing = FilterChain {
-        name: String::new(),
+/// Stands where no filter chain was chosen.
+pub(super) fn no_chain(name: &str) -> Arc<FilterChain> {
+    Arc::new(FilterChain {
+        name: name.to_owned(),
         matches: Default::default(),
         tls: None,
         network_rbac: Vec::new(),
         terminal: TerminalFilter::None,
         transport_socket_connect_timeout: None,
-    };
-    let connection = connection(worker, arrival, seen, Arc::new(nothing));
+    })
+}
+
+fn unmatched(worker: &Rc<Worker>, arrival: &Arrival, seen: Inspection) {
+    let connection = connection(worker, arrival, seen, no_chain(""));
     let label = [("envoy_listener_address", arrival.listener.name.as_str())];
     worker.stats.counter("envoy_listener_no_filter_chain_match", &label).inc();
     refuse(worker, &connection, ResponseFlags::NO_ROUTE, "filter_chain_not_found");

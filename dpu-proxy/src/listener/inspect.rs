@@ -37,14 +37,19 @@ struct Wanted {
     http: bool,
 }
 
-/// Runs the listener's inspectors on a connection to `port`.
-pub async fn inspect(listener: &Listener, port: u16, tcp: TcpStream) -> Result<(Plain, Inspection), InspectError> {
+/// Runs the listener's inspectors on a connection to `port`, from which `read` was read already.
+pub async fn inspect(
+    listener: &Listener,
+    port: u16,
+    tcp: TcpStream,
+    read: BytesMut,
+) -> Result<(Plain, Inspection), InspectError> {
     let on = |scope: &Option<InspectorScope>| scope.as_ref().is_some_and(|scope| !is_disabled(scope, port));
     let wanted = Wanted { tls: on(&listener.filters.tls_inspector), http: on(&listener.filters.http_inspector) };
     if !wanted.tls && !wanted.http {
-        return Ok((Plain::new(tcp), Inspection::default()));
+        return Ok((Plain::with_peeked(tcp, read.freeze()), Inspection::default()));
     }
-    let (mut tcp, mut bytes) = (tcp, BytesMut::with_capacity(FIRST_READ));
+    let (mut tcp, mut bytes) = (tcp, read);
     let looking = look(&mut tcp, &mut bytes, &wanted);
     let seen = match listener.listener_filters_timeout {
         None => looking.await?,

@@ -28,12 +28,12 @@ pub fn owner(snapshot: &Snapshot, gate: &Gate, destination: SocketAddr) -> Optio
     let workload = match gate {
         Gate::Bound(_) => None,
         Gate::Outbound(port) => Some(snapshot.by_port.get(port)?),
-        Gate::Inbound | Gate::Local => Some(snapshot.by_address.get(&destination.ip())?),
+        Gate::Inbound | Gate::Host | Gate::Local => Some(snapshot.by_address.get(&destination.ip())?),
     };
     let direction = match gate {
         Gate::Bound(_) => TrafficDirection::Unspecified,
         Gate::Outbound(_) => TrafficDirection::Outbound,
-        Gate::Inbound | Gate::Local => TrafficDirection::Inbound,
+        Gate::Inbound | Gate::Host | Gate::Local => TrafficDirection::Inbound,
     };
     let scope = workload.map_or(&snapshot.root, |workload| &workload.scope);
     Some(Owner { scope: Arc::clone(scope), workload: workload.cloned(), direction })
@@ -46,7 +46,7 @@ pub fn entry(owner: &Owner, gate: &Gate) -> Option<Arc<Listener>> {
     let found = match gate {
         Gate::Bound(name) => listeners.into_iter().find(|listener| *listener.name == **name),
         Gate::Outbound(_) => listeners.into_iter().find(|l| is_virtual(l) && l.direction != TrafficDirection::Inbound),
-        Gate::Inbound | Gate::Local => {
+        Gate::Inbound | Gate::Host | Gate::Local => {
             listeners.into_iter().find(|l| l.bind_to_port && l.direction == TrafficDirection::Inbound)
         }
     };

@@ -29,12 +29,16 @@ pub struct Port {
 pub struct Ports {
     pub ports: BTreeMap<PortId, Port>,
     pub uplink: Option<Arc<str>>,
+    /// Link to the host, where the dataplane has one.
+    pub host: Option<Arc<str>>,
 }
 
-/// What a listening socket takes: a port's outgoing connections, or (`None`) those that arrive at the uplink.
+/// What a listening socket takes: a port's outgoing connections, or (`None`) those that arrive at the uplink or,
+/// with `is_host`, at the link to the host.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Registration {
     pub port: Option<PortId>,
+    pub is_host: bool,
     /// Device that the socket is bound to: a port that comes back with another one is registered anew.
     pub device: Arc<str>,
     pub ifindex: u32,
@@ -146,7 +150,11 @@ impl Session {
     }
 
     fn register(&mut self, new: Registration) -> Outgoing {
-        let direction = if new.port.is_some() { Direction::Outbound } else { Direction::Inbound };
+        let direction = match (&new.port, new.is_host) {
+            (Some(_), _) => Direction::Outbound,
+            (None, false) => Direction::Inbound,
+            (None, true) => Direction::Host,
+        };
         let port_id = new.port.as_ref().map(|port| port.0.clone()).unwrap_or_default();
         let what = format!("listener of {} ({direction:?})", new.device);
         let ip_version = if new.is_ipv4 { 4 } else { 6 };
@@ -234,6 +242,8 @@ fn apply(update: mesh_api::steering::Ports, ports: &mut Ports) {
     if !update.uplink.is_empty() {
         ports.uplink = Some(update.uplink.into());
     }
+    // A dataplane that was started without it has none any more.
+    ports.host = Some(update.host).filter(|host| !host.is_empty()).map(Into::into);
 }
 
 #[cfg(test)]
@@ -242,7 +252,13 @@ mod tests {
     use mesh_api::steering as wire;
 
     fn listener(port: &str, device: &str) -> Registration {
-        Registration { port: Some(PortId(port.to_owned())), device: device.into(), ifindex: 0, is_ipv4: true }
+        Registration {
+            port: Some(PortId(port.to_owned())),
+            is_host: false,
+            device: device.into(),
+            ifindex: 0,
+            is_ipv4: true,
+        }
     }
 
     fn kinds(messages: &[Outgoing]) -> Vec<String> {
@@ -268,6 +284,7 @@ mod tests {
             changed: changed.iter().map(port).collect(),
             removed_ids: removed.iter().map(|id| (*id).to_owned()).collect(),
             uplink: "eth0".to_owned(),
+            host: "pf0hpf".to_owned(),
         };
         FromDataplane { message: Some(from_dataplane::Message::Ports(update)) }
     }
@@ -298,6 +315,24 @@ mod tests {
         session.handle(ports(&[("vf1", "rep1")], &[], false), &mut known);
         let again = session.poll(&Listening::from([listener("vf1", "rep1")]), &ready, Standing::Serving);
         assert_eq!(kinds(&again), ["listen vf1", "ready vf1"]);
+    }
+
+    #[test]
+    fn the_socket_of_the_link_to_the_host_is_registered_as_that_while_the_dataplane_has_the_link() {
+        let (mut session, mut known) = (Session::default(), Ports::default());
+        session.handle(ports(&[], &[], true), &mut known);
+        assert_eq!(known.host.as_deref(), Some("pf0hpf"));
+        let host = Registration { port: None, is_host: true, ..listener("", "pf0hpf") };
+        let uplink = Registration { is_host: false, ..host.clone() };
+        let said = session.poll(&Listening::from([host, uplink]), &Readiness::new(), Standing::Serving);
+        let directions = said.iter().filter_map(|outgoing| match &outgoing.message.message {
+            Some(from_proxy::Message::RegisterListener(one)) => Some(one.direction()),
+            _ => None,
+        });
+        assert_eq!(directions.collect::<Vec<_>>(), [Direction::Inbound, Direction::Host]);
+        let without = wire::Ports { snapshot: true, uplink: "eth0".to_owned(), ..wire::Ports::default() };
+        session.handle(FromDataplane { message: Some(from_dataplane::Message::Ports(without)) }, &mut known);
+        assert_eq!(known.host, None);
     }
 
     #[test]

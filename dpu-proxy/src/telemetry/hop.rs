@@ -47,13 +47,31 @@ struct Hop<'a> {
 
 /// The line of a finished request or connection, with its end.
 pub(super) fn line(worker: &Worker, finished: &Finished<'_>) -> Vec<u8> {
+    written(&hop(worker, finished))
+}
+
+/// The line of a probe: it takes no way but from the host to the pod.
+pub(super) fn probe(worker: &Worker, connection: &Connection, info: &StreamInfo) -> Vec<u8> {
+    let finished = Finished { connection, info, request: None, response: None, access_logs: &[] };
+    let endpoint = connection.original_destination.to_string();
+    written(&Hop { pass: "probe", endpoint, ..hop(worker, &finished) })
+}
+
+fn written(hop: &Hop<'_>) -> Vec<u8> {
+    // A flat struct of texts and numbers always has a JSON form.
+    let mut line = serde_json::to_vec(hop).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+fn hop<'a>(worker: &Worker, finished: &Finished<'a>) -> Hop<'a> {
     let (connection, info) = (finished.connection, finished.info);
     let workload = connection.workload.as_deref();
     let upstream = info.upstream.as_ref();
     let text = |pick: fn(&RequestHead) -> &[u8]| {
         finished.request.map(|head| String::from_utf8_lossy(pick(head)).into_owned()).unwrap_or_default()
     };
-    let hop = Hop {
+    Hop {
         time: info.started_wall.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
         request_id: text(|head| head.header("x-request-id").unwrap_or_default()),
         pass: pass(connection),
@@ -82,17 +100,15 @@ pub(super) fn line(worker: &Worker, finished: &Finished<'_>) -> Vec<u8> {
         details: if info.details.is_empty() { &info.connection_termination_details } else { &info.details },
         duration_ms: info.duration.unwrap_or_default().as_secs_f64() * 1000.0,
         local_callee: local_callee(worker, connection, info),
-    };
-    // A flat struct of texts and numbers always has a JSON form.
-    let mut line = serde_json::to_vec(&hop).unwrap_or_default();
-    line.push(b'\n');
-    line
+    }
 }
 
 fn pass(connection: &Connection) -> &'static str {
     match (&connection.gate, connection.direction) {
         (Gate::Local, _) => "local",
-        (Gate::Inbound, _) | (Gate::Bound(_), dpu_proxy_core::model::TrafficDirection::Inbound) => "inbound",
+        (Gate::Inbound | Gate::Host, _) | (Gate::Bound(_), dpu_proxy_core::model::TrafficDirection::Inbound) => {
+            "inbound"
+        }
         (Gate::Outbound(_) | Gate::Bound(_), _) => "outbound",
     }
 }

@@ -96,6 +96,16 @@ impl Telemetry {
         }
     }
 
+    /// Tells of a probe of the kubelet. Istio's metrics and access logs are of calls between workloads: a sidecar
+    /// tells nothing of probes in them either.
+    pub fn probe(&self, worker: &Worker, connection: &Connection, info: &StreamInfo, kind: &'static str) {
+        let result = if info.flags.is_empty() { "relayed" } else { "unreachable" };
+        worker.stats.counter("dpu_proxy_probes_total", &[("kind", kind), ("result", result)]).inc();
+        if let Some(log) = &self.hop_log {
+            log.write(&hop::probe(worker, connection, info));
+        }
+    }
+
     fn write(&self, worker: &Worker, sink: &LogSink, line: &[u8]) {
         if let Some(writer) = self.writers.borrow().get(sink) {
             return writer.write(line);

@@ -137,7 +137,7 @@ fn path(worker: &Worker, connection: &Connection, cluster: &Cluster, to: SocketA
 
 /// Its rules have been applied already: there is no way back to them.
 fn is_inbound(connection: &Connection) -> bool {
-    matches!(connection.gate, Gate::Inbound | Gate::Local)
+    matches!(connection.gate, Gate::Inbound | Gate::Host | Gate::Local)
 }
 
 fn own_address(workload: &Workload, to: SocketAddr) -> Option<IpAddr> {

@@ -5,7 +5,7 @@ use istio_dpu_cni_node::install::{InstallArgs, Owner};
 use istio_dpu_cni_node::vf::{Emulated, Sriov, VfProvider};
 use service::grpc::TlsArgs;
 use service::logging::LogArgs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 /// What is asked for.
@@ -86,6 +86,11 @@ pub struct Arguments {
     /// emulated: network namespace of the DPU, to make a pair again that died with a pod's namespace.
     #[arg(long, value_name = "PATH")]
     pub representor_netns: Option<PathBuf>,
+    /// Address of the DPU on a link between it and a function that the host keeps (not the management link); may be
+    /// given once for each address family. The host's routes to this node's pods then lead there, so that the DPU
+    /// knows the kubelet's probes by the link. It takes effect when the dataplane has its --host-interface.
+    #[arg(long, value_name = "ADDRESS")]
+    pub pod_gateway: Vec<IpAddr>,
     /// Where /healthz, /readyz, /metrics and /attachments are served.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15121")]
     pub health_listen: SocketAddr,

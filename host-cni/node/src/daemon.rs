@@ -6,6 +6,7 @@ use crate::forwarding::Forwarding;
 use crate::locks::Locks;
 use crate::mesh::Mesh;
 use crate::metrics::{self, Metrics};
+use crate::pod_routes::PodRoutes;
 use crate::publish::Publisher;
 use crate::record::{Pod, Records};
 use crate::report::Failures;
@@ -39,6 +40,7 @@ pub struct Daemon {
     pub locks: Locks,
     pub metrics: Metrics,
     pub health: Health,
+    pub pod_routes: PodRoutes,
     /// ADDs that failed, to be reported.
     pub failures: Failures,
     /// There is something to report.

@@ -47,6 +47,8 @@ pub struct Ports {
     pub statuses: BTreeMap<String, PortStatus>,
     /// Address of the DPU on the fabric; empty while it has told none.
     pub underlay_address: String,
+    /// Its link to the host; empty: none. `None` before it has said so.
+    pub host_interface: Option<String>,
     /// What the dataplane does not take, with its reason. It is tried again with every change.
     pub refusals: Vec<String>,
 }
@@ -74,6 +76,7 @@ impl Forwarding {
             connected: Err("not connected yet".to_owned()),
             statuses: BTreeMap::new(),
             underlay_address: String::new(),
+            host_interface: None,
             refusals: Vec::new(),
         };
         Self {
@@ -244,8 +247,10 @@ impl Forwarding {
     async fn state(&self) -> Result<State, ForwardingError> {
         let state = self.call(self.client.clone().get_state(GetStateRequest {})).await?;
         self.ports.send_if_modified(|ports| {
-            let is_news = ports.underlay_address != state.uplink_address;
+            let host_interface = Some(state.host.clone());
+            let is_news = ports.underlay_address != state.uplink_address || ports.host_interface != host_interface;
             ports.underlay_address.clone_from(&state.uplink_address);
+            ports.host_interface = host_interface;
             is_news
         });
         Ok(state)

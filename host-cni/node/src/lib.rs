@@ -23,6 +23,7 @@ pub mod locks;
 pub mod mesh;
 pub mod metrics;
 pub mod plumbing;
+pub mod pod_routes;
 pub mod publish;
 pub mod record;
 pub mod recovery;

@@ -13,6 +13,7 @@ use istio_dpu_cni_node::install::{self, Conflist, Departure, Installation, Owner
 use istio_dpu_cni_node::intent::NodeIntent;
 use istio_dpu_cni_node::mesh::Mesh;
 use istio_dpu_cni_node::metrics::Metrics;
+use istio_dpu_cni_node::pod_routes::{self, PodRoutes};
 use istio_dpu_cni_node::publish::{Publisher, VIEW};
 use istio_dpu_cni_node::record::Records;
 use istio_dpu_cni_node::report::Failures;
@@ -35,7 +36,7 @@ use xds::server::{Peer, Store};
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     match arguments::parse(std::env::args()).unwrap_or_else(|error| error.exit()) {
-        Asked::Uninstall(arguments) => uninstall(&arguments),
+        Asked::Uninstall(arguments) => uninstall(&arguments).await,
         Asked::Run(arguments) => run(*arguments).await,
     }
 }
@@ -73,6 +74,7 @@ async fn run(mut arguments: Arguments) -> anyhow::Result<()> {
     daemon.recover().await;
     tokio::spawn(Arc::clone(&daemon).retry(background.clone()));
     tokio::spawn(Arc::clone(&daemon).observe(background.clone()));
+    let routes = tokio::spawn(Arc::clone(&daemon).keep_pod_routes(shutdown.clone()));
     let reporter = Reporter::start(controller, tls, "controller")?;
     tokio::spawn(Arc::clone(&daemon).report(reporter, background));
     let keeper = install(&arguments, &departure, &daemon, &shutdown);
@@ -80,7 +82,18 @@ async fn run(mut arguments: Arguments) -> anyhow::Result<()> {
     server::serve(calls, Arc::clone(&daemon), shutdown).await;
     // It must not put back what is taken away now.
     keeper.await.context("the keeper of plugin and conflist panicked")?;
-    departure.leave(&attached(&daemon.records)).await;
+    routes.await.context("the keeper of the pods' routes panicked")?;
+    if departure.leave(&attached(&daemon.records)).await {
+        remove_pod_routes(&daemon.host).await?;
+    }
+    Ok(())
+}
+
+async fn remove_pod_routes(host: &Namespace) -> anyhow::Result<()> {
+    let count = pod_routes::remove_all(host).await?;
+    if count > 0 {
+        tracing::info!(count, "the host's routes to its pods were removed");
+    }
     Ok(())
 }
 
@@ -110,7 +123,7 @@ fn departure(arguments: &Arguments) -> anyhow::Result<Departure> {
 }
 
 /// By hand, for a daemon that could not do it.
-fn uninstall(arguments: &UninstallArgs) -> anyhow::Result<()> {
+async fn uninstall(arguments: &UninstallArgs) -> anyhow::Result<()> {
     service::logging::init(&arguments.log)?;
     let installation = Installation::new(&arguments.install)?;
     anyhow::ensure!(!installation.is_empty(), "name what to clean: --install-conf-dir, --install-bin-dir");
@@ -119,7 +132,7 @@ fn uninstall(arguments: &UninstallArgs) -> anyhow::Result<()> {
     let sockets = vec![arguments.paths.socket.clone(), arguments.paths.attachments.clone()];
     let removed = Departure::new(installation, Owner::default(), sockets).remove(&attached(&records));
     anyhow::ensure!(removed, "not everything could be removed; see above");
-    Ok(())
+    remove_pod_routes(&Namespace::own().await?).await
 }
 
 /// Pods that have a VF, for a person.
@@ -153,6 +166,7 @@ async fn daemon(
         metrics,
         health,
         failures: Failures::default(),
+        pod_routes: PodRoutes::new(arguments.pod_gateway.clone(), arguments.install.network.pod_cidr.clone()),
         news: tokio::sync::Notify::new(),
     })
 }

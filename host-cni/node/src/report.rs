@@ -118,7 +118,8 @@ impl Daemon {
         let troubles = self.records.list().into_iter().filter(|record| !record.trouble.is_empty());
         let troubles =
             troubles.map(|record| format!("pod {} is not wholly detached: {}", name(&record.pod), record.trouble));
-        let conditions = [self.dataplane().err(), vfs.err(), self.health.reason(crate::install::CONDITION)];
+        let installed = self.health.reason(crate::install::CONDITION);
+        let conditions = [self.dataplane().err(), vfs.err(), installed, self.pod_routes.problem()];
         HostStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             vfs_total: (free + used) as u32,
@@ -242,6 +243,7 @@ mod tests {
             connected: Ok(()),
             statuses: [("vf1".to_owned(), status)].into(),
             underlay_address: String::new(),
+            host_interface: None,
             refusals: Vec::new(),
         }
     }

@@ -43,7 +43,8 @@ pub fn build() -> Result<()> {
     })
 }
 
-/// Pods with a VF are behind their DPU: routes to the addresses that Kubernetes gave to the node.
+/// Pods with a VF are behind their DPU: routes to the addresses that Kubernetes gave to the node. The node itself has a way
+/// of its own to them, which the product sets.
 pub fn route(host: Host) -> Result<()> {
     let node = kubectl::json(&format!("get node {}", host.node()))?;
     let pods = node["spec"]["podCIDR"].as_str().with_context(|| format!("{} has no podCIDR yet", host.node()))?;

@@ -6,6 +6,7 @@
 //!      node1        node2                          dpu1          dpu2      uplinks 192.168.90.1, .2
 //!      .11          .12                              ║             ║
 //!        ╚══ mgmt0 192.168.100.1 – 192.168.100.2 ════╝   and VFs vfK ═ pf0vfK
+//!        ╚══ pf0 192.168.101.1 – 192.168.101.2 pf0hpf ╝   the node's own way to its pods
 //! ```
 //!
 //! The control plane routes between both: what leaves a DPU for istiod, the API server or a node that has no
@@ -39,8 +40,17 @@ pub const VFS: u32 = 16;
 pub const MANAGEMENT: &str = "192.168.100.1";
 /// The DPU's end of it.
 pub const DPU_MANAGEMENT: &str = "192.168.100.2";
+/// The link of a node's physical function, the same on each: its end, the DPU's end.
+pub const HOST_PORT: Link = Link { node: "192.168.101.1", dpu: "192.168.101.2" };
 /// Name under which a node sees the namespace of its DPU.
 pub const DPU_NETNS: &str = "dpu";
+
+/// Addresses of both ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Link {
+    pub node: &'static str,
+    pub dpu: &'static str,
+}
 
 /// A server and its DPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

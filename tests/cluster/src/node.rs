@@ -3,7 +3,7 @@
 
 use crate::images;
 use crate::kubectl;
-use crate::layout::{self, CONTROL_ADDRESS, DNS_SERVICE, DPU_NETNS, Host, MANAGEMENT, VFS};
+use crate::layout::{self, CONTROL_ADDRESS, DNS_SERVICE, DPU_NETNS, HOST_PORT, Host, MANAGEMENT, VFS};
 use crate::machine::{self, Machine, Process, tail};
 use crate::pki::{self, Pki};
 use crate::tools::Tools;
@@ -31,6 +31,9 @@ pub fn build(host: Host) -> Result<Machine> {
     machine::link((&node, "mgmt0"), (&dpu, "mgmt0"))?;
     shell::run(&format!("ip -n {node} address add {MANAGEMENT}/24 dev mgmt0"))?;
     shell::run(&format!("ip -n {dpu} address add {}/24 dev mgmt0", layout::DPU_MANAGEMENT))?;
+    machine::link((&node, "pf0"), (&dpu, "pf0hpf"))?;
+    shell::run(&format!("ip -n {node} address add {}/24 dev pf0", HOST_PORT.node))?;
+    shell::run(&format!("ip -n {dpu} address add {}/24 dev pf0hpf", HOST_PORT.dpu))?;
     for vf in 0..VFS {
         machine::link((&node, &format!("vf{vf}")), (&dpu, &format!("pf0vf{vf}")))?;
         // A VF that is not given away is down, as on a server.

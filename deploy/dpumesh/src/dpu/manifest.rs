@@ -52,6 +52,7 @@ fn fill(template: &str, node: &str, settings: &Settings) -> String {
         ("TAG", settings.image.tag.clone()),
         ("PULL_POLICY", settings.image.pull_policy.clone()),
         ("UPLINK", settings.dpu.uplink.clone()),
+        ("HOST_INTERFACE_ARG", host_interface(&settings.dpu.host_interface)),
         ("HOST_ADDRESS", management.host_address.to_string()),
         ("DPU_ADDRESS", in_uri(management.dpu_address)),
         ("CLUSTER_ID", settings.istiod.cluster_id.clone()),
@@ -65,6 +66,13 @@ fn fill(template: &str, node: &str, settings: &Settings) -> String {
         text = text.replace(&format!("${{{name}}}"), &value);
     }
     text
+}
+
+fn host_interface(name: &str) -> String {
+    match name {
+        "" => "        # No link to the host: its kubelet's probes come as plain clients.".to_owned(),
+        name => format!("        - --host-interface={name}"),
+    }
 }
 
 fn concurrency(workers: u16) -> String {
@@ -96,7 +104,12 @@ mod tests {
                 dpu_address: "fd00::2".parse().expect("address"),
             },
             istiod: Istiod { cluster_id: "east".into() },
-            dpu: Dpu { uplink: "p0".into(), proxy_concurrency: 3, proxy_drain_seconds: 60 },
+            dpu: Dpu {
+                uplink: "p0".into(),
+                host_interface: "pf0hpf".into(),
+                proxy_concurrency: 3,
+                proxy_drain_seconds: 60,
+            },
             log: Log { level: "info".into(), format: "json".into() },
             ca_secret: "dpumesh-ca".into(),
         }
@@ -127,6 +140,7 @@ mod tests {
         assert_eq!(spec.containers[0].image.as_deref(), Some("r.example/dpumesh/dataplane:1.2.3"));
         assert!(arguments(&dataplane).contains(&"--listen=[fd00::2]:15130".to_owned()));
         assert!(arguments(&dataplane).contains(&"--uplink=p0".to_owned()));
+        assert!(arguments(&dataplane).contains(&"--host-interface=pf0hpf".to_owned()));
         assert!(arguments(&pod("dpu-proxy.yaml", &settings())).contains(&"--concurrency=3".to_owned()));
     }
 
@@ -146,6 +160,14 @@ mod tests {
         assert!(arguments(&pod).contains(&"--drain-time-s=60".to_owned()));
         assert!(arguments(&pod).contains(&"--successor-wait-s=10".to_owned()));
         assert_eq!(pod.spec.and_then(|spec| spec.termination_grace_period_seconds), Some(110));
+    }
+
+    #[test]
+    fn without_a_link_to_the_host_the_dataplane_is_told_of_none() {
+        let mut settings = settings();
+        settings.dpu.host_interface = String::new();
+        let arguments = arguments(&pod("dataplane.yaml", &settings));
+        assert!(!arguments.iter().any(|argument| argument.contains("host-interface")), "{arguments:?}");
     }
 
     #[test]

@@ -46,6 +46,9 @@ pub struct Istiod {
 #[serde(rename_all = "camelCase")]
 pub struct Dpu {
     pub uplink: String,
+    /// To the host; empty: none.
+    #[serde(default)]
+    pub host_interface: String,
     /// Worker threads of the proxy; 0: one for each core.
     pub proxy_concurrency: u16,
     /// How long connections of a proxy that is replaced may go on.

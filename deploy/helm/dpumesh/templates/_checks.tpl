@@ -17,6 +17,8 @@
   (list "management.hostAddress" .management.hostAddress $ip "an IP address")
   (list "management.dpuAddress" .management.dpuAddress $ip "an IP address")
   (list "dpu.uplink" .dpu.uplink `^[A-Za-z0-9_.-]{1,15}$` "the name of a network interface (at most 15 characters)")
+  (list "dpu.hostInterface" .dpu.hostInterface `^$|^[A-Za-z0-9_.-]{1,15}$` "the name of a network interface (at most 15 characters), or nothing")
+  (list "cniNode.podGateway" .cniNode.podGateway (printf "^$|%s" $ip) "an IP address, or nothing")
   (list "health.address" .health.address $ip "an IP address")
   (list "ca.existingSecret" .ca.existingSecret (printf "^$|%s" $object) "the name of a Secret")
   (list "ca.existingCertificate" .ca.existingCertificate `^$|^-----BEGIN CERTIFICATE-----` "a PEM certificate (-----BEGIN CERTIFICATE-----)")
@@ -48,6 +50,15 @@
 {{- end }}
 {{- if and .ca.existingCertificate (not .ca.existingSecret) }}
 {{- fail "\n\n  ca.existingCertificate is given without ca.existingSecret\n" }}
+{{- end }}
+{{- if and .dpu.hostInterface (eq .dpu.hostInterface .dpu.uplink) }}
+{{- fail "\n\n  dpu.hostInterface and dpu.uplink are the same: the host needs a link of its own to the DPU\n" }}
+{{- end }}
+{{- if and .cniNode.podGateway (not .dpu.hostInterface) }}
+{{- fail "\n\n  cniNode.podGateway is given without dpu.hostInterface: the DPU would not take what the host sends there\n" }}
+{{- end }}
+{{- if and .cniNode.podGateway (has .cniNode.podGateway (list .management.hostAddress .management.dpuAddress)) }}
+{{- fail "\n\n  cniNode.podGateway is an address of the management link: give the DPU's address on the network of dpu.hostInterface\n" }}
 {{- end }}
 {{- if eq .management.hostAddress .management.dpuAddress }}
 {{- fail "\n\n  management.hostAddress and management.dpuAddress are the same: they are the two ends of the link to the DPU\n" }}

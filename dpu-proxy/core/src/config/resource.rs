@@ -5,8 +5,8 @@ use super::census::census;
 use super::report::{At, ConfigError, ReadFile, Subject, Unsupported};
 use super::secret::{self, Secret};
 use super::{cluster, endpoint, listener, route};
-use crate::model::{Cluster, EndpointSet, Listener, RouteConfig};
-use mesh_api::{Any, proxy, type_url};
+use crate::model::{Cluster, EndpointSet, Listener, Probe, ProbeKind, RouteConfig};
+use mesh_api::{Any, proxy, type_url, workload as wire};
 use mesh_model::{Identity, PortId, WorkloadUid};
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -37,6 +37,7 @@ pub struct WorkloadSpec {
     pub addresses: Vec<IpAddr>,
     pub port: PortId,
     pub weight: u32,
+    pub probes: Vec<Probe>,
     pub scope: String,
 }
 
@@ -154,6 +155,33 @@ fn workload(at: At<'_>, name: &str, proto: &proxy::Workload) -> Result<WorkloadS
         addresses: proto.addresses.iter().enumerate().map(address).collect::<Result<_, _>>()?,
         port: PortId(proto.port_id.clone()),
         weight: proto.weight.max(1),
+        probes: proto
+            .probes
+            .iter()
+            .enumerate()
+            .map(|(index, one)| probe(at.item("probes", index), one))
+            .collect::<Result<_, _>>()?,
         scope: proto.scope.clone(),
     })
+}
+
+fn probe(at: At<'_>, proto: &wire::Probe) -> Result<Probe, ConfigError> {
+    let port = u16::try_from(proto.port).ok().filter(|port| *port > 0);
+    let port = port.ok_or_else(|| at.field("port").refuse(format!("{} is not 1 to 65535", proto.port)))?;
+    let kind = match wire::ProbeKind::try_from(proto.kind) {
+        Ok(wire::ProbeKind::Tcp) => ProbeKind::Tcp,
+        Ok(wire::ProbeKind::Https) => ProbeKind::Https,
+        Ok(wire::ProbeKind::Grpc) => ProbeKind::Grpc,
+        Ok(wire::ProbeKind::Http) if is_target(&proto.path) => ProbeKind::Http { path: proto.path.clone() },
+        Ok(wire::ProbeKind::Http) => {
+            return Err(at.field("path").refuse(format!("{:?} is no path of a request", proto.path)));
+        }
+        Err(_) => return Err(at.field("kind").refuse(format!("{} is not known here", proto.kind))),
+    };
+    Ok(Probe { port, kind })
+}
+
+/// Whether it can stand in a request line as it is.
+fn is_target(path: &str) -> bool {
+    path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic())
 }

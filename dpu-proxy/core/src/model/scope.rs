@@ -3,7 +3,7 @@
 //! Standalone (an Envoy bootstrap, any xDS server) there is one scope, the root. On a DPU each
 //! workload has one, shared by all workloads with the same configuration.
 
-use super::{Cluster, EndpointSet, Listener, RouteConfig};
+use super::{Cluster, EndpointSet, Listener, Probe, RouteConfig};
 use mesh_model::{Identity, PortId, WorkloadUid};
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -38,6 +38,8 @@ pub struct Workload {
     pub port: PortId,
     /// Share under contention, at least 1.
     pub weight: u32,
+    /// What the kubelet asks it.
+    pub probes: Vec<Probe>,
     pub scope: Arc<Scope>,
 }
 

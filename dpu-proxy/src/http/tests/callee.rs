@@ -89,6 +89,7 @@ fn workload(uid: &str, of: &str, ip: &str, scope: &Arc<Scope>) -> Arc<Workload> 
         addresses: vec![ip.parse().expect("address")],
         port: PortId(uid.into()),
         weight: 1,
+        probes: Vec::new(),
         scope: Arc::clone(scope),
     })
 }

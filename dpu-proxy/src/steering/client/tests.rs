@@ -32,7 +32,13 @@ fn serve_once(listener: &OwnedFd, expected: std::net::SocketAddr) {
     let peer = accept(listener).expect("the proxy connects");
     assert!(matches!(receive(&peer).0.message, Some(from_proxy::Message::Hello(_))));
     let port = wire::Port { id: "vf1".to_owned(), representor: "rep1".to_owned(), ..wire::Port::default() };
-    let ports = wire::Ports { snapshot: true, changed: vec![port], removed_ids: vec![], uplink: "up0".to_owned() };
+    let ports = wire::Ports {
+        snapshot: true,
+        changed: vec![port],
+        removed_ids: vec![],
+        uplink: "up0".to_owned(),
+        host: String::new(),
+    };
     let message = wire::FromDataplane { message: Some(from_dataplane::Message::Ports(ports)) };
     send(&peer, &message.encode_to_vec(), rustix::net::SendFlags::empty()).expect("send");
     let (message, address) = receive(&peer);
@@ -61,7 +67,7 @@ async fn sockets_and_readiness_reach_every_dataplane_that_comes() {
         let Event::Ports(ports) = event else { break };
         assert_eq!(ports.uplink.as_deref(), Some("up0"));
         let device = Arc::clone(&ports.ports[&port].representor);
-        let registration = Registration { port: Some(port.clone()), device, ifindex: 0, is_ipv4: true };
+        let registration = Registration { port: Some(port.clone()), is_host: false, device, ifindex: 0, is_ipv4: true };
         let readiness = Readiness::from([(port.clone(), Ok(WorkloadUid("w".to_owned())))]);
         client.offer(BTreeMap::from([(registration, Arc::clone(&socket))]), readiness, Standing::Serving);
     }

@@ -47,19 +47,21 @@ impl Departure {
         self.permitted.store(true, Ordering::Relaxed);
     }
 
-    /// The daemon has stopped. `attached`: pods that still have a VF.
-    pub async fn leave(&self, attached: &[String]) {
+    /// The daemon has stopped. `attached`: pods that still have a VF. True when it was an uninstall.
+    pub async fn leave(&self, attached: &[String]) -> bool {
         if self.installation.is_empty() {
-            return;
+            return false;
         }
         if !self.owner.is_known() {
             tracing::info!(
                 "plugin and conflist stay: without --daemonset nobody can tell whether this is an uninstall"
             );
-            return;
+            return false;
         }
         let daemonset = self.owner.name();
-        match self.owner.fate(self.permitted.load(Ordering::Relaxed)).await {
+        let fate = self.owner.fate(self.permitted.load(Ordering::Relaxed)).await;
+        let goes = fate == Fate::Goes;
+        match fate {
             Fate::Stays => tracing::info!(daemonset, "plugin and conflist stay for the next daemon"),
             Fate::Unknown(reason) => tracing::warn!(
                 daemonset,
@@ -71,6 +73,7 @@ impl Departure {
                 self.remove(attached);
             }
         }
+        goes
     }
 
     /// Removes files and sockets whatever the API server says; false when something could not be.

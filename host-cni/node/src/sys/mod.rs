@@ -7,7 +7,7 @@ mod link;
 mod routes;
 
 pub use link::{Device, Link};
-pub use routes::PodRoute;
+pub use routes::{HostRoute, PodRoute};
 
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{FsType, fstatfs};

@@ -1,12 +1,23 @@
-//! Addresses and routes of a link.
+//! Addresses and routes of a link, and the host's own ways to its pods.
 
 use super::{KernelError, Namespace};
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope};
 use rtnetlink::RouteMessageBuilder;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Who made a route, as the kernel keeps it: by this number ours are found again.
+const OURS: RouteProtocol = RouteProtocol::Other(215);
+
+/// A route of ours in the host's main table. Which link it is out of follows from the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostRoute {
+    pub destination: IpNet,
+    pub gateway: IpAddr,
+}
 
 /// A route out of one link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,16 +71,54 @@ impl Namespace {
 
     /// Whether the main table has the route.
     pub async fn has_route(&self, index: u32, route: PodRoute) -> Result<bool, KernelError> {
-        let query = match route.destination {
-            IpNet::V4(_) => RouteMessageBuilder::<Ipv4Addr>::new().build(),
-            IpNet::V6(_) => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        let messages = self.routes(route.destination.addr().is_ipv4()).await?;
+        Ok(messages.iter().any(|message| parse(message) == Some((index, route))))
+    }
+
+    async fn routes(&self, is_v4: bool) -> Result<Vec<RouteMessage>, KernelError> {
+        let query = match is_v4 {
+            true => RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            false => RouteMessageBuilder::<Ipv6Addr>::new().build(),
         };
         let _listing = self.listing().await;
         let stream = self.netlink().route().get(query).execute();
-        let messages: Vec<RouteMessage> =
-            stream.try_collect().await.map_err(|error| self.refused("list routes", error))?;
-        Ok(messages.iter().any(|message| parse(message) == Some((index, route))))
+        stream.try_collect().await.map_err(|error| self.refused("list routes", error))
     }
+
+    /// The routes that `add_own_route` made, now or in an earlier life.
+    pub async fn own_routes(&self) -> Result<Vec<HostRoute>, KernelError> {
+        let mut all = self.routes(true).await?;
+        all.extend(self.routes(false).await?);
+        let is_own = |message: &&RouteMessage| {
+            message.header.protocol == OURS && message.header.table == RouteHeader::RT_TABLE_MAIN
+        };
+        let routes = all.iter().filter(is_own).filter_map(parse);
+        Ok(routes
+            .filter_map(|(_, route)| Some(HostRoute { destination: route.destination, gateway: route.gateway? }))
+            .collect())
+    }
+
+    /// Adds one, unless somebody else has one to the same destination.
+    pub async fn add_own_route(&self, route: HostRoute) -> Result<(), KernelError> {
+        let action = format!("add the route to {} by {}", route.destination, route.gateway);
+        let message = own(route).ok_or_else(|| KernelError::refused(&action, io::ErrorKind::InvalidInput.into()))?;
+        self.netlink().route().add(message).execute().await.map_err(|error| self.refused(&action, error))
+    }
+
+    /// Removes one.
+    pub async fn delete_own_route(&self, route: HostRoute) -> Result<(), KernelError> {
+        let action = format!("delete the route to {} by {}", route.destination, route.gateway);
+        let message = own(route).ok_or_else(|| KernelError::refused(&action, io::ErrorKind::InvalidInput.into()))?;
+        self.netlink().route().del(message).execute().await.map_err(|error| self.refused(&action, error))
+    }
+}
+
+/// `None` when destination and gateway are of different families.
+fn own(route: HostRoute) -> Option<RouteMessage> {
+    let HostRoute { destination, gateway } = route;
+    let builder = RouteMessageBuilder::<IpAddr>::new().protocol(OURS);
+    let builder = builder.destination_prefix(destination.addr(), destination.prefix_len()).ok()?;
+    Some(builder.gateway(gateway).ok()?.build())
 }
 
 fn message(index: u32, route: PodRoute) -> RouteMessage {

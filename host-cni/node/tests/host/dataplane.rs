@@ -55,6 +55,11 @@ impl FakeDataplane {
         self.state.send_modify(|_| {});
     }
 
+    /// Has a link to the host from now on.
+    pub fn set_host(&self, interface: &str) {
+        self.state.send_modify(|state| state.host = interface.to_owned());
+    }
+
     pub fn set_down(&self, down: bool) {
         self.down.store(down, Ordering::SeqCst);
     }

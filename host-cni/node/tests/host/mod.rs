@@ -129,6 +129,16 @@ impl Host {
         format!("{}-d", self.name)
     }
 
+    /// Network namespace of the host.
+    pub fn netns(&self) -> String {
+        self.host()
+    }
+
+    /// That of its DPU.
+    pub fn dpu_netns(&self) -> String {
+        self.dpu()
+    }
+
     fn socket(&self) -> PathBuf {
         self.folder.path().join("cni.sock")
     }

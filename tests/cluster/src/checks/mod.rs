@@ -6,6 +6,7 @@ mod installation;
 mod istio_objects;
 mod leaks;
 mod nodes;
+mod probes;
 mod removal;
 mod resilience;
 mod sidecars;
@@ -45,10 +46,11 @@ impl Stage {
 
 /// All, in the order in which they run.
 pub fn all() -> Vec<Check> {
-    let rooms: [&[Check]; 9] = [
+    let rooms: [&[Check]; 10] = [
         installation::CHECKS,
         istio_objects::CHECKS,
         sidecars::CHECKS,
+        probes::CHECKS,
         resilience::CHECKS,
         bad_input::CHECKS,
         leaks::CHECKS,

@@ -4,7 +4,7 @@ use super::{Check, Stage};
 use crate::bookinfo;
 use crate::install::{RELEASE, helm};
 use crate::kubectl;
-use crate::layout::{HOSTS, Host};
+use crate::layout::{HOSTS, Host, netns};
 use crate::machine::Machine;
 use crate::product::NAMESPACE;
 use anyhow::{Result, ensure};
@@ -27,6 +27,8 @@ fn removed(stage: &Stage) -> Result<String> {
         shell::wait_for(&format!("{} without our files", host.node()), Duration::from_secs(30), || {
             let left: Vec<String> = files(host)?.into_iter().filter(|file| file.contains("dpu")).collect();
             ensure!(left.is_empty(), "still there: {left:?}, of {before:?}");
+            let ways = shell::run(&format!("ip -n {} route show dev pf0", netns(&host.node())))?;
+            ensure!(!ways.contains("via"), "the way to its pods is still there: {ways}");
             Ok(())
         })?;
     }

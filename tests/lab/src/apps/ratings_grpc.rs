@@ -16,6 +16,15 @@ pub mod wire {
     tonic::include_proto!("lab.ratings.v1");
 }
 
+/// Generated from `proto/health.proto`.
+#[allow(missing_debug_implementations, clippy::all)]
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
+}
+
+use health::health_check_response::ServingStatus;
+use health::health_server::{Health, HealthServer};
+use health::{HealthCheckRequest, HealthCheckResponse};
 use wire::ratings_client::RatingsClient;
 use wire::ratings_server::{Ratings, RatingsServer};
 use wire::{GetRequest, GetResponse};
@@ -26,7 +35,8 @@ struct Stars;
 /// Serves until the process ends.
 pub async fn serve(port: u16) -> anyhow::Result<()> {
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-    Ok(Server::builder().add_service(RatingsServer::new(Stars)).serve(address).await?)
+    let services = Server::builder().add_service(RatingsServer::new(Stars)).add_service(HealthServer::new(Stars));
+    Ok(services.serve(address).await?)
 }
 
 /// One unary call on a connection of its own.
@@ -77,6 +87,13 @@ impl Ratings for Stars {
             stars().await.map(|stars| GetResponse { stars, caller: String::new() })
         });
         Ok(Response::new(answers.boxed()))
+    }
+}
+
+#[tonic::async_trait]
+impl Health for Stars {
+    async fn check(&self, _: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        Ok(Response::new(HealthCheckResponse { status: ServingStatus::Serving.into() }))
     }
 }
 

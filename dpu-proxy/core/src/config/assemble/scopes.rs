@@ -123,6 +123,7 @@ impl Scopes {
             addresses: spec.addresses.clone(),
             port: spec.port.clone(),
             weight: spec.weight,
+            probes: spec.probes.clone(),
             scope: Arc::clone(scope),
         })
     }

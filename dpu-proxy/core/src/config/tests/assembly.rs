@@ -3,13 +3,13 @@
 use super::super::assemble::{Assembler, Incomplete};
 use super::super::bootstrap;
 use super::{apply, body, one_file};
-use crate::model::Snapshot;
+use crate::model::{Probe, ProbeKind, Snapshot};
 use mesh_api::envoy::config::cluster::v3::Cluster;
 use mesh_api::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use mesh_api::envoy::config::listener::v3::Listener;
 use mesh_api::envoy::config::route::v3::RouteConfiguration;
 use mesh_api::proxy::{Reference, Scope, Workload};
-use mesh_api::{Any, type_url};
+use mesh_api::{Any, type_url, workload as wire};
 use prost::Message;
 
 fn eds_cluster(name: &str, timeout: &str) -> Any {
@@ -235,6 +235,36 @@ fn a_workload_enters_when_everything_of_its_scope_is_there() {
 
     assembler.remove(type_url::PROXY_WORKLOAD, "w");
     assert!(assembler.snapshot().workloads.is_empty());
+}
+
+#[test]
+fn probes_come_with_the_workload_and_what_is_none_is_refused_by_its_field() {
+    let probed = |kind: wire::ProbeKind, port, path: &str| {
+        let probes = vec![wire::Probe { port, kind: kind.into(), path: path.to_owned() }];
+        let Any { value, .. } = workload("w", "scope@1", "10.1.0.1");
+        let workload = Workload { probes, ..Workload::decode(value.as_slice()).expect("a workload") };
+        any(type_url::PROXY_WORKLOAD, &workload)
+    };
+    let mut assembler = with_shared_resources();
+    take(&mut assembler, "one@1", &routes("one"));
+    take(&mut assembler, "scope@1", &scope("1"));
+    take(&mut assembler, "w", &probed(wire::ProbeKind::Http, 8080, "/healthz?a=b"));
+    let expected = vec![Probe { port: 8080, kind: ProbeKind::Http { path: "/healthz?a=b".to_owned() } }];
+    let own = |assembler: &mut Assembler| {
+        let snapshot = assembler.snapshot();
+        snapshot.workloads.values().next().expect("a workload").probes.clone()
+    };
+    assert_eq!(own(&mut assembler), expected);
+    for (body, field) in [
+        (probed(wire::ProbeKind::Tcp, 0, ""), "probes[0].port"),
+        (probed(wire::ProbeKind::Grpc, 70_000, ""), "probes[0].port"),
+        (probed(wire::ProbeKind::Http, 80, "healthz"), "probes[0].path"),
+        (probed(wire::ProbeKind::Http, 80, "/a HTTP/1.1\r\nx:"), "probes[0].path"),
+    ] {
+        let refused = apply(&mut assembler, "w", &body).expect_err(field);
+        assert!(refused[0].reason.contains(field), "{}", refused[0].reason);
+    }
+    assert_eq!(own(&mut assembler), expected, "the last good one stays");
 }
 
 #[test]
