@@ -98,7 +98,7 @@ fn told(stage: &Stage) -> Result<String> {
             Ok(())
         })?;
     }
-    let screen = dpumesh(&stage.cluster, &["status"])?;
+    let screen = dpumesh(&stage.cluster, &["status"])?.text;
     for wanted in HOSTS.map(crate::layout::Host::node).iter().chain([&client.name]) {
         ensure!(screen.contains(wanted.as_str()), "`dpumesh status` says nothing of {wanted}:\n{screen}");
     }

@@ -5,6 +5,7 @@ mod bad_input;
 mod installation;
 mod istio_objects;
 mod leaks;
+mod naming;
 mod nodes;
 mod removal;
 mod resilience;
@@ -45,9 +46,10 @@ impl Stage {
 
 /// All, in the order in which they run.
 pub fn all() -> Vec<Check> {
-    let rooms: [&[Check]; 9] = [
+    let rooms: [&[Check]; 10] = [
         installation::CHECKS,
         istio_objects::CHECKS,
+        naming::CHECKS,
         sidecars::CHECKS,
         resilience::CHECKS,
         bad_input::CHECKS,
@@ -65,10 +67,11 @@ const COMPARISON: &[Check] = &[Check {
 }];
 
 /// Those that the demonstration shows, under its headings.
-pub fn shown() -> [(&'static str, &'static [Check]); 4] {
+pub fn shown() -> [(&'static str, &'static [Check]); 5] {
     [
         ("What was installed, and what Kubernetes says of it", installation::CHECKS),
         ("Istio's objects, applied with kubectl", istio_objects::CHECKS),
+        ("Where they are named while they are in force", naming::CHECKS),
         ("Scaling under load", resilience::SCALING),
         ("Beside plain Istio sidecars", sidecars::CHECKS),
     ]
