@@ -2,6 +2,7 @@
 //! and says what it found, or says why not.
 
 mod bad_input;
+mod dpus;
 mod installation;
 mod istio_objects;
 mod leaks;
@@ -46,12 +47,13 @@ impl Stage {
 
 /// All, in the order in which they run.
 pub fn all() -> Vec<Check> {
-    let rooms: [&[Check]; 10] = [
+    let rooms: [&[Check]; 11] = [
         installation::CHECKS,
         istio_objects::CHECKS,
         naming::CHECKS,
         sidecars::CHECKS,
         resilience::CHECKS,
+        dpus::CHECKS,
         bad_input::CHECKS,
         leaks::CHECKS,
         nodes::CHECKS,
