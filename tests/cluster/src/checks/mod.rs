@@ -11,6 +11,7 @@ mod nodes;
 mod removal;
 mod resilience;
 mod sidecars;
+mod upgrade;
 
 use crate::bookinfo::{self, Bookinfo};
 use crate::cluster::Cluster;
@@ -47,13 +48,14 @@ impl Stage {
 
 /// All, in the order in which they run.
 pub fn all() -> Vec<Check> {
-    let rooms: [&[Check]; 11] = [
+    let rooms: [&[Check]; 12] = [
         installation::CHECKS,
         istio_objects::CHECKS,
         naming::CHECKS,
         sidecars::CHECKS,
         resilience::CHECKS,
         dpus::CHECKS,
+        upgrade::CHECKS,
         bad_input::CHECKS,
         leaks::CHECKS,
         nodes::CHECKS,
