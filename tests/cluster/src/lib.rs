@@ -24,6 +24,7 @@ pub mod node;
 pub mod pki;
 pub mod pod;
 pub mod product;
+pub mod record;
 pub mod sidecar;
 pub mod state;
 pub mod tools;
