@@ -20,6 +20,7 @@ pub mod install;
 pub mod kubectl;
 pub mod layout;
 pub mod machine;
+pub mod memory;
 pub mod node;
 pub mod pki;
 pub mod pod;
