@@ -88,8 +88,12 @@ impl Memory {
 
     /// What may be a bare number, highest byte first.
     fn numbers(&self) -> impl Iterator<Item = Vec<u8>> {
-        let words = self.regions.iter().flat_map(|region| region.windows(SIZE).step_by(8));
-        words.filter(|bytes| is_random(bytes)).map(|bytes| bytes.iter().rev().copied().collect())
+        let within = |region: &Vec<u8>| {
+            let words = region.windows(SIZE).enumerate().step_by(8);
+            let likely = words.filter(|(at, bytes)| is_random(bytes) && stands_alone(region, *at));
+            likely.map(|(_, bytes)| bytes.iter().rev().copied().collect()).collect::<Vec<_>>()
+        };
+        self.regions.iter().flat_map(within)
     }
 }
 
@@ -136,6 +140,14 @@ fn is_random(bytes: &[u8]) -> bool {
         high += usize::from(*byte >= 0x80);
     }
     high >= 6 && seen.iter().filter(|is_seen| **is_seen).count() >= 24
+}
+
+/// Before or after a number is something small (the size of an allocation, a length, a flag, nothing), unlike within a
+/// longer text of random bytes, such as an encrypted message.
+fn stands_alone(region: &[u8], at: usize) -> bool {
+    let is_small = |word: Option<&[u8]>| word.is_none_or(|word| word.iter().filter(|byte| **byte == 0).count() >= 4);
+    is_small(at.checked_sub(8).and_then(|before| region.get(before..at)))
+        || is_small(region.get(at + SIZE..at + SIZE + 8))
 }
 
 /// The public key of a number.
