@@ -61,6 +61,10 @@ test-cluster: cluster-tools ## All checks on a real cluster; CHECK=part-of-a-nam
 test-crash-cluster: cluster-tools ## A cluster that is killed in its middle leaves nothing behind
 	scripts/test-crash $(RELEASE)/cluster 'done in' --binaries $(RELEASE)
 
+.PHONY: record-fixtures
+record-fixtures: cluster-tools ## What a live istiod tells bookinfo's pods, into OUT=folder; fails when it is not what tests/fixtures keeps
+	$(RELEASE)/cluster --binaries $(RELEASE) record $(or $(OUT),$(TARGET)/fixtures) --compare tests/fixtures/istiod-1.31
+
 # Kubernetes, Istio, Helm and a DNS server, built by Go at pinned versions and kept; later runs start in seconds.
 .PHONY: cluster-tools
 cluster-tools: $(ENVOY)

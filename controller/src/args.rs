@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::reports::peer_authentication::ROOT_NAMESPACE;
 use clap::{Parser, Subcommand, ValueEnum};
 use service::grpc::TlsArgs;
 use service::logging::LogArgs;
@@ -43,6 +44,9 @@ pub struct Args {
     /// Namespace of this product.
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE", default_value = "dpumesh-system")]
     pub namespace: String,
+    /// Namespace of Istio's objects for the whole mesh: `rootNamespace` of its mesh configuration.
+    #[arg(long, env = "ISTIO_ROOT_NAMESPACE", value_name = "NAMESPACE", default_value = ROOT_NAMESPACE)]
+    pub istio_root_namespace: String,
     #[command(flatten)]
     pub tls: TlsArgs,
     #[command(flatten)]

@@ -9,6 +9,7 @@ use crate::keeper::{KUBERNETES, Keeper, MANIFESTS};
 use crate::leader::duties::Leader;
 use crate::leader::election::Election;
 use crate::metrics::Metrics;
+use crate::reports::peer_authentication::PeerAuthentications;
 use crate::reports::recorder::Recorder;
 use crate::reports::writer::{Shared, Writer};
 use crate::watch::FolderWatch;
@@ -147,8 +148,10 @@ fn report(
     metrics: &Metrics,
     shutdown: &CancellationToken,
 ) -> Option<Shared> {
-    let shared = Shared::default();
-    let writer = Writer::new(shared.clone(), client?, keeper.clone(), &args.name, metrics.clone());
+    let client = client?;
+    let shared = Shared::of_mesh(PeerAuthentications::of_mesh(&args.istio_root_namespace));
+    watchers::peer_authentications(client.clone(), shared.clone());
+    let writer = Writer::new(shared.clone(), client, keeper.clone(), &args.name, metrics.clone());
     tokio::spawn(writer.run(shutdown.clone()));
     Some(shared)
 }

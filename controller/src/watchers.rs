@@ -7,11 +7,13 @@ use crate::cluster::Seen;
 use crate::crd;
 use crate::kubernetes::Convert;
 use crate::object::{Key, Kind};
+use crate::reports::peer_authentication::{KIND, PeerAuthentication, PeerAuthentications};
+use crate::reports::writer::Shared;
 use futures_util::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::Api;
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -103,6 +105,58 @@ fn failure(kind: Kind, error: &watcher::Error) -> String {
     let reason = explain(error);
     tracing::warn!(kind = kind.as_str(), reason, "the API server is not followed; what was known stays in force");
     reason
+}
+
+/// Follows Istio's PeerAuthentications until the runtime ends. Only statuses need them: where they are not served, or
+/// may not be read, they are not named, and nothing waits for them.
+pub fn peer_authentications(client: Client, shared: Shared) {
+    let kind = GroupVersionKind::gvk("security.istio.io", "v1", KIND);
+    let kind = ApiResource::from_gvk_with_plural(&kind, "peerauthentications");
+    let events = watcher(Api::<DynamicObject>::all_with(client, &kind), watcher::Config::default());
+    tokio::spawn(follow_peer_authentications(events.backoff(Retry::default()), shared));
+}
+
+async fn follow_peer_authentications(
+    events: impl Stream<Item = Result<Event<DynamicObject>, watcher::Error>>,
+    shared: Shared,
+) {
+    let (mut events, mut told) = (std::pin::pin!(events), String::new());
+    while let Some(event) = events.next().await {
+        let reason = match event {
+            Ok(event) => match shared.change_peer_authentications(|all| take(all, event)) {
+                true => String::new(),
+                false => continue,
+            },
+            Err(error) => {
+                if is_withheld(&error) {
+                    shared.change_peer_authentications(PeerAuthentications::withheld);
+                }
+                explain(&error)
+            }
+        };
+        if !reason.is_empty() && reason != told {
+            tracing::warn!(kind = KIND, reason, "it is not followed; statuses may not name what is in force");
+        }
+        told = reason;
+    }
+}
+
+/// Whether what is known may be another now: not before a list is complete.
+fn take(all: &mut PeerAuthentications, event: Event<DynamicObject>) -> bool {
+    let is_change = !matches!(event, Event::Init | Event::InitApply(_));
+    match event {
+        Event::Init => all.list_begins(),
+        Event::InitApply(object) => all.listed(PeerAuthentication::of(&object)),
+        Event::InitDone => all.list_ends(),
+        Event::Apply(object) => all.put(PeerAuthentication::of(&object)),
+        Event::Delete(object) => all.remove(&PeerAuthentication::of(&object).0),
+    }
+    is_change
+}
+
+/// The kind is not served, or may not be read.
+fn is_withheld(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if matches!(status.code, 403 | 404))
 }
 
 /// kube's backoff over ours.

@@ -10,11 +10,12 @@ use istio_dpu_controller::keeper::Keeper;
 use istio_dpu_controller::metrics::Metrics;
 use istio_dpu_controller::object::{Key, Kind, Object, Pod};
 use istio_dpu_controller::reports::Part;
+use istio_dpu_controller::reports::peer_authentication::PeerAuthentication;
 use istio_dpu_controller::reports::writer::{Shared, Writer};
 use mesh_api::report::workload_report::Part as Wire;
 use mesh_api::report::{
-    Attachment, AttachmentState, Configuration, ConfigurationState, HostStatus, NodeReport, Report, WorkloadReport,
-    node_report,
+    Attachment, AttachmentState, Configuration, ConfigurationState, HostStatus, MutualTls, NodeReport, Report,
+    WorkloadReport, node_report,
 };
 use prometheus_client::registry::Registry;
 use serde_json::json;
@@ -75,6 +76,17 @@ impl World {
         tokio::time::timeout(LIMIT, self.shared.written(message)).await.expect("written in time");
     }
 
+    /// Waits until the status names these of Istio's objects.
+    async fn objects(&self, expected: &[&str]) {
+        let named = || self.api.get(WORKLOAD).map(|object| object["status"]["istioObjects"].clone());
+        let waited = tokio::time::timeout(LIMIT, async {
+            while named() != Some(json!(expected)) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        waited.await.unwrap_or_else(|_| panic!("{expected:?} are not named, but {:?}", named()));
+    }
+
     fn reasons(&self) -> Vec<String> {
         let events = &self.api.state().events;
         events.iter().map(|event| event["reason"].as_str().expect("a reason").to_owned()).collect()
@@ -121,6 +133,34 @@ async fn two_programs_write_one_status_and_the_pods_events() {
     assert_eq!(world.api.get(WORKLOAD).expect("the adapter's part is left")["status"]["state"], json!(null));
     world.tell(Part::Proxy, removed()).await;
     assert_eq!(world.api.get(WORKLOAD), None);
+}
+
+#[tokio::test]
+async fn a_peer_authentication_in_force_is_named_with_what_istiod_names_until_it_is_deleted() {
+    let world = World::start().await;
+    world.pod("u").await;
+    let strict = || {
+        let (state, mutual_tls) = (ConfigurationState::Accepted.into(), MutualTls::Strict.into());
+        let istio_objects = vec!["VirtualService n/p".to_owned()];
+        report("u", Wire::Configuration(Configuration { state, mutual_tls, istio_objects, ..Configuration::default() }))
+    };
+    world.tell(Part::Proxy, strict()).await;
+    let name = ("n".to_owned(), "default".to_owned());
+    let one = PeerAuthentication { mode: Some(istio_dpu_controller::crd::MutualTls::Strict), ..Default::default() };
+    world.shared.change_peer_authentications(|all| {
+        all.listed((name.clone(), one));
+        all.list_ends();
+        true
+    });
+    world.objects(&["PeerAuthentication n/default", "VirtualService n/p"]).await;
+    world.shared.change_peer_authentications(|all| {
+        all.remove(&name);
+        true
+    });
+    world.objects(&["VirtualService n/p"]).await;
+    let notes: Vec<String> = world.api.state().events.iter().map(|event| event["note"].to_string()).collect();
+    let named: Vec<bool> = notes.iter().map(|note| note.contains("PeerAuthentication n/default")).collect();
+    assert!(named.starts_with(&[false, true]), "{notes:?}");
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 //!
 //! In: a resource as istiod made it. Out: `Kind NAMESPACE/NAME` texts. istiod writes the object into the
 //! metadata of the clusters and routes that it shapes (`istio.config`), and names the rules of a
-//! policy after it. Objects that leave no such trace (`PeerAuthentication`) show by their effect.
+//! policy after it. Objects that leave no such trace show by their effect; the controller adds `PeerAuthentication`s,
+//! which it reads itself.
 
 use super::content::Kind;
 use mesh_api::Any;

@@ -141,6 +141,27 @@ impl Board {
         }
     }
 
+    /// What is said of all configurations may be another now, though nobody told anything.
+    pub fn configurations_changed(&mut self) {
+        for ((part, node), program) in self.programs.iter().filter(|((part, _), _)| *part == Part::Proxy) {
+            for (namespace, name) in program.workloads.keys().cloned() {
+                let target = Target::Workload { part: *part, node: node.clone(), namespace, name };
+                self.dirty.entry(target).or_insert(self.sequence);
+            }
+        }
+    }
+
+    /// The same of one, as a node tells it.
+    pub fn configuration_changed(&mut self, node: &str, namespace: &str, name: &str) {
+        let place = (namespace.to_owned(), name.to_owned());
+        let program = self.programs.get(&(Part::Proxy, node.to_owned()));
+        if program.is_some_and(|program| program.workloads.contains_key(&place)) {
+            let (namespace, name) = place;
+            let target = Target::Workload { part: Part::Proxy, node: node.to_owned(), namespace, name };
+            self.dirty.entry(target).or_insert(self.sequence);
+        }
+    }
+
     /// Nodes are written again, since what somebody removed comes back; so is what was forbidden.
     pub fn refresh(&mut self) {
         for target in std::mem::take(&mut self.forbidden) {
@@ -291,6 +312,24 @@ mod tests {
         assert_eq!((board.done(), board.is_dirty()), (message, false));
         board.refresh();
         assert_eq!(write_all(&mut board), [target("a")]);
+    }
+
+    #[test]
+    fn configurations_are_looked_at_again_when_what_else_shapes_them_changes() {
+        let mut board = Board::default();
+        let part = Some(WorkloadPart::Configuration(Configuration::default()));
+        let configured = WorkloadReport { part, ..workload("a", "") };
+        board.take(Part::Proxy, "host1", snapshot(vec![configured]));
+        board.take(Part::Host, "host1", snapshot(vec![workload("a", "0")]));
+        write_all(&mut board);
+        let (namespace, name, node) = ("n".to_owned(), "a".to_owned(), "host1".to_owned());
+        let expected = [Target::Workload { part: Part::Proxy, node, namespace, name }];
+        board.configurations_changed();
+        assert_eq!(write_all(&mut board), expected);
+        board.configuration_changed("host1", "n", "a");
+        board.configuration_changed("host2", "n", "a");
+        board.configuration_changed("host1", "n", "b");
+        assert_eq!(write_all(&mut board), expected);
     }
 
     #[test]

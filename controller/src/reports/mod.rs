@@ -2,7 +2,8 @@
 //!
 //! In: reports of the node daemon and the adapter of each node, over streams (`service`). `board`
 //! keeps the newest and what is not written yet; `workload` and `node` say what is to be written,
-//! `event` what a person is told; all three are pure. `writer` writes, `recorder` sends events.
+//! `event` what a person is told, `peer_authentication` which of those objects shape a pod; all of them are
+//! pure. `writer` writes, `recorder` sends events.
 //!
 //! The two programs of a node may report to different replicas. Each part of a status has a field
 //! manager of its own, so the API server puts the parts together.
@@ -10,6 +11,7 @@
 pub mod board;
 pub mod event;
 pub mod node;
+pub mod peer_authentication;
 pub mod recorder;
 mod service;
 pub mod workload;

@@ -3,6 +3,7 @@
 use super::board::{Board, Wanted};
 use super::event::event;
 use super::node;
+use super::peer_authentication::PeerAuthentications;
 use super::recorder::{Recorder, Regarding};
 use super::workload;
 use super::write::{Failure, Writes};
@@ -11,6 +12,7 @@ use crate::crd::mesh::TLS_MODE;
 use crate::crd::{DpuNodeStatus, DpuWorkloadStatus};
 use crate::keeper::Keeper;
 use crate::metrics::Metrics;
+use crate::object::{Key, Kind};
 use futures_util::StreamExt;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
@@ -36,17 +38,37 @@ const REMEMBERED: usize = 20_000;
 #[derive(Clone, Debug)]
 pub struct Shared {
     board: Arc<Mutex<Board>>,
+    peer_authentications: Arc<Mutex<PeerAuthentications>>,
     bell: Arc<Notify>,
     done: Arc<watch::Sender<u64>>,
 }
 
 impl Default for Shared {
     fn default() -> Self {
-        Self { board: Arc::default(), bell: Arc::default(), done: Arc::new(watch::Sender::new(0)) }
+        Self::of_mesh(PeerAuthentications::default())
     }
 }
 
 impl Shared {
+    /// With these of Istio's objects, which are not told by nodes.
+    pub fn of_mesh(peer_authentications: PeerAuthentications) -> Self {
+        Self {
+            board: Arc::default(),
+            peer_authentications: Arc::new(Mutex::new(peer_authentications)),
+            bell: Arc::default(),
+            done: Arc::new(watch::Sender::new(0)),
+        }
+    }
+
+    /// Changes them, and looks at all configurations again if the change says so, which is returned.
+    pub fn change_peer_authentications(&self, change: impl FnOnce(&mut PeerAuthentications) -> bool) -> bool {
+        let is_change = change(&mut lock(&self.peer_authentications));
+        if is_change {
+            self.change(Board::configurations_changed);
+        }
+        is_change
+    }
+
     /// Changes the board, and rings.
     pub fn change<T>(&self, change: impl FnOnce(&mut Board) -> T) -> T {
         let changed = change(&mut self.board());
@@ -61,7 +83,7 @@ impl Shared {
     }
 
     fn board(&self) -> MutexGuard<'_, Board> {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.board)
     }
 }
 
@@ -98,7 +120,7 @@ impl Writer {
 
     /// Until the stop.
     pub async fn run(self, shutdown: CancellationToken) {
-        let mut tables = self.keeper.version();
+        let (mut tables, mut seen) = (self.keeper.version(), 0);
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(15));
         let mut refresh = tokio::time::interval(REFRESH_INTERVAL);
         loop {
@@ -106,7 +128,7 @@ impl Writer {
                 _ = refresh.tick() => self.refresh(),
                 () = self.shared.bell.notified() => {}
                 // The keeper lives as long as `self`.
-                _ = tables.changed() => self.shared.board().tables_changed(),
+                _ = tables.changed() => seen = self.tables_changed(seen),
                 () = shutdown.cancelled() => return,
             }
             if !self.shared.board().is_dirty() {
@@ -121,6 +143,19 @@ impl Writer {
                 self.shared.bell.notify_one();
             }
         }
+    }
+
+    /// What waited for an object may be written now, and other labels may select a pod. Returns the version of the tables.
+    fn tables_changed(&self, seen: u64) -> u64 {
+        let controller = self.keeper.controller();
+        let tables = controller.tables();
+        let pods = tables.changed_since(seen).filter(|key| key.kind == Kind::Pod);
+        let node = |key: &Key| tables.pod(&key.namespace, &key.name).map(|pod| pod.node.clone());
+        let pods: Vec<(String, &Key)> = pods.filter_map(|key| Some((node(key)?, key))).collect();
+        let mut board = self.shared.board();
+        board.tables_changed();
+        pods.iter().for_each(|(node, key)| board.configuration_changed(node, &key.namespace, &key.name));
+        tables.version()
     }
 
     fn refresh(&self) {
@@ -203,7 +238,10 @@ impl Writer {
             Some(known) => known,
             None => self.writes.workload(part, report).await?,
         };
-        let now = workload::status(node, report, &before, Timestamp::now());
+        let mut now = workload::status(node, report, &before, Timestamp::now());
+        if part == Part::Proxy {
+            self.add_peer_authentications(report, &mut now, &before);
+        }
         if now == before {
             return Ok(());
         }
@@ -217,6 +255,18 @@ impl Writer {
             self.recorder.publish(&Regarding { namespace, name, uid }, &event).await;
         }
         Ok(())
+    }
+
+    /// What istiod leaves no trace of in what it sends.
+    fn add_peer_authentications(
+        &self,
+        report: &WorkloadReport,
+        now: &mut DpuWorkloadStatus,
+        before: &DpuWorkloadStatus,
+    ) {
+        let controller = self.keeper.controller();
+        let Some(pod) = controller.tables().pod(&report.namespace, &report.name) else { return };
+        lock(&self.shared.peer_authentications).add_to(now, before, &report.namespace, &pod.labels);
     }
 
     /// Whether the pod takes mutual TLS, since its port is governed, and its labels say nothing of it.

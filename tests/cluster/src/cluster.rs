@@ -19,11 +19,7 @@ pub struct Cluster {
 impl Cluster {
     /// Removes what an earlier one left; makes namespaces, links and keys; starts Kubernetes and istiod.
     pub fn start(binaries: &Path, keep: bool) -> Result<Self> {
-        anyhow::ensure!(nix::unistd::geteuid().is_root(), "the cluster makes namespaces: run it as root");
-        let tools = Tools::build()?;
-        state::claim(keep)?;
-        machine::watch()?;
-        let cluster = Self { tools, binaries: binaries.to_owned(), keep };
+        let cluster = Self::claim(binaries, keep)?;
         let started = Instant::now();
         control::build()?;
         let pki = control::keys()?;
@@ -36,6 +32,26 @@ impl Cluster {
         cluster.start_machines(&pki)?;
         told("two nodes and two DPUs", started);
         Ok(cluster)
+    }
+
+    /// The control plane alone, with Istio's defaults and these settings of the mesh: what a recording needs.
+    pub fn start_control_plane(binaries: &Path, mesh: &str) -> Result<Self> {
+        let cluster = Self::claim(binaries, false)?;
+        let started = Instant::now();
+        control::build()?;
+        control::keys()?;
+        control::start_alone(&cluster.tools, mesh)?;
+        told("control plane: etcd, API server, controller manager, istiod", started);
+        Ok(cluster)
+    }
+
+    /// Removes what an earlier one left; nothing runs yet.
+    fn claim(binaries: &Path, keep: bool) -> Result<Self> {
+        anyhow::ensure!(nix::unistd::geteuid().is_root(), "the cluster makes namespaces: run it as root");
+        let tools = Tools::build()?;
+        state::claim(keep)?;
+        machine::watch()?;
+        Ok(Self { tools, binaries: binaries.to_owned(), keep })
     }
 
     fn start_machines(&self, pki: &Pki) -> Result<()> {

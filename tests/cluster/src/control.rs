@@ -53,14 +53,11 @@ pub fn route(host: Host) -> Result<()> {
 
 /// Starts all, each once what it needs is there.
 pub fn start(tools: &Tools) -> Result<()> {
-    Program::Etcd.start(tools)?.wait()?;
-    Program::ApiServer.start(tools)?.wait()?;
-    Program::ControllerManager.start(tools)?;
+    start_kubernetes(tools)?;
     Program::Scheduler.start(tools)?;
-    kubectl::apply(&std::fs::read_to_string(tools.istio_crds()?).context("Istio's CRDs")?)?;
     kubectl::apply(&services())?;
     write_dns_config()?;
-    write_mesh_config()?;
+    write_mesh_config(&mesh_config())?;
     Program::Istiod.start(tools)?;
     Program::Dns.start(tools)?;
     Program::ControllerManager.wait()?;
@@ -69,9 +66,27 @@ pub fn start(tools: &Tools) -> Result<()> {
     Program::Istiod.wait()
 }
 
+/// Starts what istiod needs, and an istiod with Istio's defaults and these settings of the mesh. No pod can be placed.
+pub fn start_alone(tools: &Tools, mesh: &str) -> Result<()> {
+    start_kubernetes(tools)?;
+    write_mesh_config(mesh)?;
+    Program::Istiod.spawn(tools, &[])?;
+    Program::ControllerManager.wait()?;
+    Program::Istiod.wait()
+}
+
+/// Kubernetes but for the scheduler, and the kinds of Istio.
+fn start_kubernetes(tools: &Tools) -> Result<()> {
+    Program::Etcd.start(tools)?.wait()?;
+    Program::ApiServer.start(tools)?.wait()?;
+    Program::ControllerManager.start(tools)?;
+    kubectl::apply(&std::fs::read_to_string(tools.istio_crds()?).context("Istio's CRDs")?)?;
+    kubectl::apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: istio-system}\n").map(drop)
+}
+
 /// Starts an istiod that answers the signing requests of another service account.
 pub fn start_istiod(tools: &Tools, trusted: &str) -> Result<Program> {
-    Program::Istiod.start_trusting(tools, trusted)
+    Program::Istiod.spawn(tools, &for_stock_envoys(trusted))
 }
 
 impl Program {
@@ -89,10 +104,11 @@ impl Program {
 
     /// Starts it.
     pub fn start(self, tools: &Tools) -> Result<Self> {
-        self.start_trusting(tools, TRUSTED)
+        self.spawn(tools, &for_stock_envoys(TRUSTED))
     }
 
-    fn start_trusting(self, tools: &Tools, trusted: &str) -> Result<Self> {
+    /// `more` are variables of istiod.
+    fn spawn(self, tools: &Tools, more: &[(&str, &str)]) -> Result<Self> {
         let (program, arguments) = match self {
             Self::Etcd => ("etcd".into(), etcd()),
             Self::ApiServer => (tools.path("kube-apiserver"), api_server()),
@@ -104,7 +120,7 @@ impl Program {
         let mut command = shell::command_in(CONTROL, &program.to_string_lossy());
         command.args(arguments.split_whitespace());
         if self == Self::Istiod {
-            command.envs(ISTIOD_ENVIRONMENT).env("CA_TRUSTED_NODE_ACCOUNTS", trusted);
+            command.envs(ISTIOD_ENVIRONMENT).envs(more.iter().copied());
         }
         Process::start(self.name(), &mut command)?;
         Ok(self)
@@ -187,9 +203,8 @@ fn istiod() -> String {
     )
 }
 
-/// No webhook is registered: nothing is injected, and objects are judged when they are translated. Metadata exchange
-/// and Istio's own ALPN filter are off, so that the stock Envoy of the sidecars accepts what it is sent.
-const ISTIOD_ENVIRONMENT: [(&str, &str); 10] = [
+/// No webhook is registered: nothing is injected, and objects are judged when they are translated.
+const ISTIOD_ENVIRONMENT: [(&str, &str); 8] = [
     ("POD_NAMESPACE", "istio-system"),
     ("POD_NAME", "istiod-0"),
     ("SERVICE_ACCOUNT", "istiod"),
@@ -198,15 +213,25 @@ const ISTIOD_ENVIRONMENT: [(&str, &str); 10] = [
     ("INJECTION_WEBHOOK_CONFIG_NAME", ""),
     ("VALIDATION_WEBHOOK_CONFIG_NAME", ""),
     ("ISTIOD_CUSTOM_HOST", CONTROL_ADDRESS),
-    ("PILOT_ENABLE_METADATA_EXCHANGE", "false"),
-    ("PILOT_ENABLE_ALPN_FILTER", "false"),
 ];
 
-fn write_mesh_config() -> Result<()> {
-    let text = format!(
+/// Metadata exchange and Istio's own ALPN filter are off, so that the stock Envoy of the sidecars accepts what it is sent.
+fn for_stock_envoys(trusted: &str) -> [(&str, &str); 3] {
+    [
+        ("CA_TRUSTED_NODE_ACCOUNTS", trusted),
+        ("PILOT_ENABLE_METADATA_EXCHANGE", "false"),
+        ("PILOT_ENABLE_ALPN_FILTER", "false"),
+    ]
+}
+
+fn mesh_config() -> String {
+    format!(
         "trustDomain: cluster.local\nrootNamespace: istio-system\naccessLogFile: /dev/stdout\n\
          defaultConfig: {{discoveryAddress: \"{CONTROL_ADDRESS}:15012\"}}\n"
-    );
+    )
+}
+
+fn write_mesh_config(text: &str) -> Result<()> {
     std::fs::write(layout::path("mesh.yaml"), text).context("cannot write istiod's mesh configuration")
 }
 
@@ -238,7 +263,7 @@ fn services() -> String {
     let dns = [("dns", 53, "UDP"), ("dns-tcp", 53, "TCP")];
     let istiod = [("grpc-xds", 15010, "TCP"), ("https-dns", 15012, "TCP")];
     format!(
-        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: istio-system}}\n---\n{}{}",
+        "{}{}",
         service("kube-system", "kube-dns", &format!("clusterIP: {DNS_SERVICE}"), &dns),
         service("istio-system", "istiod", "type: ClusterIP", &istiod),
     )

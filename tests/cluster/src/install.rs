@@ -15,6 +15,10 @@ use std::time::Duration;
 /// Name of the release.
 pub const RELEASE: &str = "dpumesh";
 
+/// Programs of a DPU, each with the page by which it says that it is ready.
+const DPU_PROGRAMS: [(&str, &str, &str); 2] =
+    [("dataplane", "127.0.0.1:15131", "/readyz"), ("dpu-proxy", "127.0.0.1:15000", "/ready")];
+
 /// The chart.
 pub fn chart() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/helm/dpumesh")
@@ -46,6 +50,20 @@ pub fn import() -> Result<()> {
     works.into_iter().try_for_each(|work| work.join().unwrap_or_else(|_| bail!("importing images broke")))
 }
 
+/// `helm upgrade` with other values than those of this cluster, as the installation guide has it, until all programs of the
+/// chart are replaced and ready.
+pub fn upgrade(cluster: &Cluster, more: &[&str]) -> Result<()> {
+    let (chart, values) = (chart().display().to_string(), values().display().to_string());
+    let definitions = format!("{chart}/crds/");
+    kubectl::words(&["apply", "--server-side", "--force-conflicts", "-f", &definitions])?;
+    let words = ["upgrade", RELEASE, &chart, "-n", NAMESPACE, "-f", &values];
+    helm(cluster, &[words.as_slice(), more].concat())?;
+    for program in ["deployment/dpumesh-controller", "daemonset/dpumesh-adapter", "daemonset/dpumesh-cni-node"] {
+        kubectl::run(&format!("-n {NAMESPACE} rollout status {program} --timeout=120s"))?;
+    }
+    Ok(())
+}
+
 /// `helm install`.
 pub fn helm_install(cluster: &Cluster) -> Result<String> {
     let (chart, values) = (chart().display().to_string(), values().display().to_string());
@@ -68,13 +86,20 @@ pub fn helm(cluster: &Cluster, words: &[&str]) -> Result<String> {
     Ok(text)
 }
 
-/// Runs our command-line tool as the cluster's administrator; what it printed, whatever its exit code.
-pub fn dpumesh(cluster: &Cluster, words: &[&str]) -> Result<String> {
+/// What our command-line tool printed, and its exit code: 0 good, 1 something is wrong, 2 it cannot be told.
+#[derive(Clone, Debug)]
+pub struct Told {
+    pub code: Option<i32>,
+    pub text: String,
+}
+
+/// Runs our command-line tool as the cluster's administrator.
+pub fn dpumesh(cluster: &Cluster, words: &[&str]) -> Result<Told> {
     shell::check_interrupted()?;
     let program = cluster.program("dpumesh")?;
     let output = shell::output(kubectl::tool(&program.to_string_lossy()).args(words))?;
     let text = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
-    Ok(String::from_utf8_lossy(&text).into_owned())
+    Ok(Told { code: output.status.code(), text: String::from_utf8_lossy(&text).into_owned() })
 }
 
 /// Certificates and static pods of a DPU, written where its kubelet and its programs look.
@@ -86,9 +111,8 @@ pub fn prepare_dpu(cluster: &Cluster, host: Host) -> Result<()> {
         vec!["dpu", "certificates", &node, "--out", root, "--force"],
         vec!["dpu", "manifest", &node, "--out", root, "--force"],
     ] {
-        let printed = dpumesh(cluster, &words)?;
-        let manifests = Path::new(root).join("etc/dpumesh/tls");
-        ensure!(manifests.exists(), "`dpumesh {}` wrote nothing: {printed}", words.join(" "));
+        let told = dpumesh(cluster, &words)?;
+        ensure!(told.code == Some(0), "`dpumesh {}` failed: {}", words.join(" "), told.text.trim());
     }
     Ok(())
 }
@@ -96,18 +120,19 @@ pub fn prepare_dpu(cluster: &Cluster, host: Host) -> Result<()> {
 /// Waits for the programs of nodes and DPUs.
 pub fn wait_ready() -> Result<()> {
     product::wait_ready("controller", 2)?;
-    for host in HOSTS {
-        for (program, address, path) in
-            [("dataplane", "127.0.0.1:15131", "/readyz"), ("dpu-proxy", "127.0.0.1:15000", "/ready")]
-        {
-            shell::wait_for(&format!("{program} of {}", host.dpu()), Duration::from_secs(60), || {
-                probe::get(&netns(&host.dpu()), address, path).map(drop)
-            })
-            .with_context(|| format!("its pod's log ends:\n{}", dpu_log(host, program)))?;
-        }
-    }
+    HOSTS.into_iter().try_for_each(wait_dpu)?;
     product::wait_ready("adapter", HOSTS.len())?;
     product::wait_ready("cni-node", HOSTS.len())
+}
+
+/// Waits until the programs of a DPU are ready.
+pub fn wait_dpu(host: Host) -> Result<()> {
+    DPU_PROGRAMS.into_iter().try_for_each(|(program, address, path)| {
+        shell::wait_for(&format!("{program} of {}", host.dpu()), Duration::from_secs(60), || {
+            probe::get(&netns(&host.dpu()), address, path).map(drop)
+        })
+        .with_context(|| format!("its pod's log ends:\n{}", dpu_log(host, program)))
+    })
 }
 
 /// The end of the newest log of a program of a DPU.

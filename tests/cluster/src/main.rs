@@ -8,7 +8,7 @@ use cluster::bookinfo::Bookinfo;
 use cluster::cluster::Cluster;
 use cluster::machine::Machine;
 use cluster::tools::Tools;
-use cluster::{checks, comparison, demo, images, install, kubectl, state};
+use cluster::{checks, comparison, demo, images, install, kubectl, record, state};
 use lab::shell;
 use nix::sys::signal::Signal;
 use std::os::unix::process::CommandExt;
@@ -51,6 +51,14 @@ enum Command {
     },
     /// Measures the same load with DPUs and with sidecars, on the cluster that runs.
     Compare,
+    /// Records what a live istiod tells the pods of bookinfo, as tests/fixtures keeps it. Starts the control plane alone.
+    Record {
+        /// Folder to write into.
+        out: PathBuf,
+        /// A folder that should be the same; what differs is told, and the exit code is 1.
+        #[arg(long)]
+        compare: Option<PathBuf>,
+    },
     /// Builds what is not ours (Kubernetes, Istio, Helm, DNS) and keeps it for later runs.
     Build,
     /// Builds the images.
@@ -111,6 +119,9 @@ fn run(args: Args) -> Result<ExitCode> {
                 println!("{}", comparison::run(&Cluster::find(&binaries)?)?);
                 Ok(true)
             });
+        }
+        Command::Record { out, compare } => {
+            return interruptible(move || record::run(&binaries, &out, compare.as_deref()));
         }
         Command::Build => Tools::build().map(drop)?,
         Command::Images => print!("{}", images::build(&binaries)?),

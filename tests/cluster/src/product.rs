@@ -1,5 +1,6 @@
 //! The installed product: its pods, its leader, its programs' pages, its own objects.
 
+use crate::install;
 use crate::kubectl;
 use crate::layout::{self, HOSTS, Host};
 use crate::machine::Machine;
@@ -92,6 +93,25 @@ pub fn kill_and_wait(program: &str, component: &str) -> Result<()> {
         Ok(())
     })?;
     wait_ready(component, HOSTS.len())
+}
+
+/// Kills a program of a DPU, as a crash does, and hands back who died. The DPU's kubelet starts it again.
+pub fn kill_on_dpu(program: &str, host: Host) -> Result<Vec<i32>> {
+    let pids = Machine::find(&host.dpu())?.pids_of(program);
+    ensure!(!pids.is_empty(), "no {program} runs on {}", host.dpu());
+    kill(&pids)?;
+    Ok(pids)
+}
+
+/// Waits until another process of a program runs on a DPU, and all programs of the DPU are ready.
+pub fn wait_again_on_dpu(program: &str, host: Host, dead: &[i32]) -> Result<()> {
+    let machine = Machine::find(&host.dpu())?;
+    shell::wait_for(&format!("restart of {program} on {}", host.dpu()), Duration::from_secs(60), || {
+        let runs = machine.pids_of(program);
+        ensure!(!runs.is_empty() && runs.iter().all(|pid| !dead.contains(pid)), "it does not run");
+        Ok(())
+    })?;
+    install::wait_dpu(host)
 }
 
 fn restarts(component: &str) -> Result<u64> {

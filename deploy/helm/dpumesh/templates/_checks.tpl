@@ -14,6 +14,7 @@
   (list "istiod.serverName" .istiod.serverName $object "a DNS name")
   (list "istiod.rootCertConfigMap" .istiod.rootCertConfigMap $object "the name of a ConfigMap")
   (list "istiod.trustDomain" .istiod.trustDomain $object "a trust domain, e.g. cluster.local")
+  (list "istiod.rootNamespace" .istiod.rootNamespace `^[a-z0-9]([a-z0-9-]*[a-z0-9])?$` "the name of a namespace")
   (list "management.hostAddress" .management.hostAddress $ip "an IP address")
   (list "management.dpuAddress" .management.dpuAddress $ip "an IP address")
   (list "dpu.uplink" .dpu.uplink `^[A-Za-z0-9_.-]{1,15}$` "the name of a network interface (at most 15 characters)")

@@ -5,12 +5,14 @@ use super::{Check, Stage};
 use crate::bookinfo;
 use crate::install::{chart, dpumesh, helm, values};
 use crate::kubectl;
-use crate::layout::HOSTS;
+use crate::layout::{HOSTS, Host};
 use crate::machine::Machine;
+use crate::memory::{Memory, PublicKey};
 use crate::product::NAMESPACE;
 use anyhow::{Context, Result, ensure};
 use lab::shell;
 use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -98,8 +100,8 @@ fn told(stage: &Stage) -> Result<String> {
             Ok(())
         })?;
     }
-    let screen = dpumesh(&stage.cluster, &["status"])?;
-    for wanted in HOSTS.map(crate::layout::Host::node).iter().chain([&client.name]) {
+    let screen = dpumesh(&stage.cluster, &["status"])?.text;
+    for wanted in HOSTS.map(Host::node).iter().chain([&client.name]) {
         ensure!(screen.contains(wanted.as_str()), "`dpumesh status` says nothing of {wanted}:\n{screen}");
     }
     Ok(screen.trim_end().to_owned())
@@ -121,16 +123,62 @@ fn identities(stage: &Stage) -> Result<String> {
     Ok(seen.join("\n"))
 }
 
-/// Private keys of workloads are made on the DPU: no file of ours on a node holds one.
+/// Private keys of workloads are made on the DPU: no file of ours on a node holds one, and no program there has one in its
+/// memory. The same search finds them in the memory of the proxies, and finds the certificates, which are public, in that
+/// of the adapters.
 fn no_keys(_: &Stage) -> Result<String> {
-    for host in HOSTS {
-        let machine = Machine::find(&host.node())?;
-        let found = shell::attempt(&format!(
-            "grep -rlE PRIVATE.KEY {} {}",
-            machine.file("/var/lib/dpumesh").display(),
-            machine.file("/run/dpumesh").display()
-        ));
-        ensure!(found.is_none(), "keys on {}: {}", host.node(), found.unwrap_or_default().trim());
+    let proxies: Vec<Vec<Memory>> =
+        HOSTS.into_iter().map(|host| memories(&host.dpu(), "dpu-proxy")).collect::<Result<_>>()?;
+    let certificates: BTreeMap<PublicKey, String> = proxies.iter().flatten().flat_map(Memory::certificates).collect();
+    let mut found = Vec::new();
+    for (host, proxies) in HOSTS.into_iter().zip(&proxies) {
+        no_files(host)?;
+        let keys: BTreeSet<PublicKey> = proxies.iter().flat_map(|proxy| proxy.private_keys(&certificates)).collect();
+        ensure!(!keys.is_empty(), "the search finds no key where they are, in the proxy of {}", host.dpu());
+        found.push(format!("{}: the proxy has the keys of {}", host.dpu(), workloads(&keys, &certificates)));
+        found.push(no_keys_on(host, &certificates)?);
     }
-    Ok("no private key in the product's folders on the nodes".to_owned())
+    Ok(found.join("\n"))
+}
+
+/// What the programs of a node have of these certificates.
+fn no_keys_on(host: Host, certificates: &BTreeMap<PublicKey, String>) -> Result<String> {
+    let (mut known, mut size) = (0, 0);
+    for program in ["istio-dpu-adapter", "istio-dpu-cni-node", "istio-dpu-controller"] {
+        for memory in memories(&host.node(), program)? {
+            let keys = memory.private_keys(certificates);
+            ensure!(keys.is_empty(), "{program} of {} has keys of {}", host.node(), workloads(&keys, certificates));
+            size += memory.mib();
+            if program == "istio-dpu-adapter" {
+                known = memory.certificates().keys().filter(|key| certificates.contains_key(*key)).count();
+                ensure!(known > 0, "the search finds no certificate in the adapter of {}", host.node());
+            }
+        }
+    }
+    Ok(format!(
+        "{}: no key in {size} MiB of its programs' memory, where {known} of the certificates are; none in a file",
+        host.node()
+    ))
+}
+
+fn memories(machine: &str, program: &str) -> Result<Vec<Memory>> {
+    let pids = Machine::find(machine)?.pids_of(program);
+    ensure!(!pids.is_empty(), "no {program} runs on {machine}");
+    pids.into_iter().map(Memory::of).collect()
+}
+
+fn workloads(keys: &BTreeSet<PublicKey>, certificates: &BTreeMap<PublicKey, String>) -> String {
+    let names: BTreeSet<&str> = keys.iter().filter_map(|key| certificates.get(key)?.rsplit('/').next()).collect();
+    names.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+fn no_files(host: Host) -> Result<()> {
+    let machine = Machine::find(&host.node())?;
+    let found = shell::attempt(&format!(
+        "grep -rlE PRIVATE.KEY {} {}",
+        machine.file("/var/lib/dpumesh").display(),
+        machine.file("/run/dpumesh").display()
+    ));
+    ensure!(found.is_none(), "keys on {}: {}", host.node(), found.unwrap_or_default().trim());
+    Ok(())
 }

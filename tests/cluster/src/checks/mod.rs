@@ -2,14 +2,18 @@
 //! and says what it found, or says why not.
 
 mod bad_input;
+mod dpus;
 mod installation;
 mod istio_objects;
 mod leaks;
+mod naming;
 mod nodes;
 mod probes;
 mod removal;
 mod resilience;
 mod sidecars;
+mod takeover;
+mod upgrade;
 
 use crate::bookinfo::{self, Bookinfo};
 use crate::cluster::Cluster;
@@ -46,12 +50,16 @@ impl Stage {
 
 /// All, in the order in which they run.
 pub fn all() -> Vec<Check> {
-    let rooms: [&[Check]; 10] = [
+    let rooms: [&[Check]; 14] = [
         installation::CHECKS,
         istio_objects::CHECKS,
+        naming::CHECKS,
         sidecars::CHECKS,
         probes::CHECKS,
         resilience::CHECKS,
+        dpus::CHECKS,
+        upgrade::CHECKS,
+        takeover::CHECKS,
         bad_input::CHECKS,
         leaks::CHECKS,
         nodes::CHECKS,
@@ -67,10 +75,11 @@ const COMPARISON: &[Check] = &[Check {
 }];
 
 /// Those that the demonstration shows, under its headings.
-pub fn shown() -> [(&'static str, &'static [Check]); 4] {
+pub fn shown() -> [(&'static str, &'static [Check]); 5] {
     [
         ("What was installed, and what Kubernetes says of it", installation::CHECKS),
         ("Istio's objects, applied with kubectl", istio_objects::CHECKS),
+        ("Where they are named while they are in force", naming::CHECKS),
         ("Scaling under load", resilience::SCALING),
         ("Beside plain Istio sidecars", sidecars::CHECKS),
     ]

@@ -36,10 +36,13 @@ const SCALED: Check =
 /// Pages a second; each is about four calls between pods.
 const RATE: &str = "50";
 
+/// Seconds after which load ends by itself.
+const LONGEST: &str = "240";
+
 /// Steady load of the client on the whole application.
 fn load(stage: &Stage) -> Result<Load> {
     let bookinfo = stage.bookinfo()?;
-    let words = ["--rate", RATE, "--connections", "6", "--seconds", "80"];
+    let words = ["--rate", RATE, "--connections", "6", "--seconds", LONGEST];
     bookinfo.client.load(
         &stage.cluster.program("lab-load")?,
         "load-steady",
@@ -54,7 +57,7 @@ fn pause(seconds: f64) {
 }
 
 /// Does something to the cluster under load; `disturb` returns once all is as before.
-fn under_load(stage: &Stage, disturb: impl FnOnce() -> Result<()>) -> Result<String> {
+pub(super) fn under_load(stage: &Stage, disturb: impl FnOnce() -> Result<()>) -> Result<String> {
     let load = load(stage)?;
     pause(0.7);
     let started = Instant::now();
