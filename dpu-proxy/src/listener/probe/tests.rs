@@ -107,6 +107,7 @@ fn shared(port: u16, kinds: &[ProbeKind], mode: Mode, hops: &std::path::Path) ->
         settings: Settings {
             workers: 1,
             drain_time: Duration::from_secs(1),
+            successor_wait: Duration::ZERO,
             hop_log: Some(hops.to_owned()),
             log_flush: Duration::from_millis(5),
             hostname: "test".into(),
