@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 const REPORTING_CONTROLLER: &str = "dpumesh.io/controller";
 /// The same event within this time is counted up.
 const SAME: Duration = Duration::from_secs(600);
-/// A count is written no more often.
+/// A count is written no more often, unless something else was told in between.
 const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 /// A pod gets so many different events within `SAME`.
 const BUDGET: usize = 20;
@@ -40,7 +40,11 @@ pub struct Recorder {
 
 /// What was sent lately. Pure.
 #[derive(Debug, Default)]
-struct Sent(HashMap<(Regarding, Event), Known>);
+struct Sent {
+    known: HashMap<(Regarding, Event), Known>,
+    /// Number of what was told last, of any pod.
+    told: u64,
+}
 
 #[derive(Debug)]
 struct Known {
@@ -48,6 +52,8 @@ struct Known {
     count: i32,
     first: Instant,
     written: Instant,
+    /// Number of its last telling.
+    told: u64,
 }
 
 /// What to do about an event.
@@ -60,20 +66,25 @@ enum Action {
 
 impl Sent {
     fn decide(&mut self, pod: &Regarding, event: &Event, fresh_name: String, now: Instant) -> Action {
-        self.0.retain(|_, known| now.duration_since(known.first) < SAME);
-        if let Some(known) = self.0.get_mut(&(pod.clone(), event.clone())) {
-            known.count += 1;
-            if now.duration_since(known.written) < COUNT_INTERVAL {
+        self.known.retain(|_, known| now.duration_since(known.first) < SAME);
+        self.told += 1;
+        let of_pod = self.known.iter().filter(|((other, _), _)| other == pod);
+        let newest = of_pod.map(|(_, known)| known.told).max();
+        if let Some(known) = self.known.get_mut(&(pod.clone(), event.clone())) {
+            let is_newest = newest == Some(known.told);
+            (known.count, known.told) = (known.count + 1, self.told);
+            // When another was told since, people must see that it is as before.
+            if is_newest && now.duration_since(known.written) < COUNT_INTERVAL {
                 return Action::Nothing;
             }
             known.written = now;
             return Action::Count { name: known.name.clone(), count: known.count };
         }
-        if self.0.keys().filter(|(other, _)| other == pod).count() >= BUDGET {
+        if self.known.keys().filter(|(other, _)| other == pod).count() >= BUDGET {
             return Action::Nothing;
         }
-        let known = Known { name: fresh_name.clone(), count: 1, first: now, written: now };
-        self.0.insert((pod.clone(), event.clone()), known);
+        let known = Known { name: fresh_name.clone(), count: 1, first: now, written: now, told: self.told };
+        self.known.insert((pod.clone(), event.clone()), known);
         Action::Create { name: fresh_name }
     }
 }
@@ -168,5 +179,20 @@ mod tests {
         assert_eq!(decide("u", "one too many", 12), Action::Nothing);
         assert!(matches!(decide("other", "a", 12), Action::Create { .. }), "another pod has its own");
         assert!(matches!(decide("u", "a", 601), Action::Create { .. }), "it is an old story");
+    }
+    #[test]
+    fn what_is_as_before_is_told_at_once_after_something_else() {
+        let (mut sent, start) = (Sent::default(), Instant::now());
+        let pod = Regarding { namespace: "n".to_owned(), name: "p".to_owned(), uid: "u".to_owned() };
+        let mut decide = |note: &str, seconds: u64| {
+            sent.decide(&pod, &event(note), note.to_owned(), start + Duration::from_secs(seconds))
+        };
+        let create = |note: &str| Action::Create { name: note.to_owned() };
+        assert_eq!((decide("before", 0), decide("after", 1)), (create("before"), create("after")));
+        assert_eq!(decide("before", 2), Action::Count { name: "before".to_owned(), count: 2 });
+        assert_eq!(
+            (decide("before", 3), decide("after", 3)),
+            (Action::Nothing, Action::Count { name: "after".to_owned(), count: 2 })
+        );
     }
 }

@@ -54,15 +54,12 @@ fn named(stage: &Stage) -> Result<String> {
 /// Status and newest event of a pod name these, and not those.
 fn everywhere(stage: &Stage, pod: &Pod, these: &[&str], not_those: &[&str]) -> Result<()> {
     let (status, event, screen) = (status(pod)?, event(pod)?, screen(stage)?);
-    let places: [(&str, &dyn Fn(&str) -> bool); 2] = [
-        ("its DpuWorkload's status", &|object| status.contains(object)),
-        ("its newest event", &|object| event.contains(object)),
-    ];
-    for (place, has) in places {
-        let missing: Vec<&&str> = these.iter().filter(|object| !has(object)).collect();
-        ensure!(missing.is_empty(), "{}: {place} does not name {missing:?}: {status:?}, {event:?}", pod.name);
-        absent(not_those.iter().copied().filter(|object| has(object)), &format!("{} of {}", place, pod.name))?;
+    for object in these {
+        ensure!(status.contains(*object), "{}: its DpuWorkload does not name {object:?}: {status:?}", pod.name);
+        ensure!(event.contains(object), "{}: its newest event does not name {object:?}: {event}", pod.name);
     }
+    absent(not_those.iter().copied().filter(|object| status.contains(*object)), &format!("DpuWorkload {}", pod.name))?;
+    absent(not_those.iter().copied().filter(|object| event.contains(object)), &format!("an event of {}", pod.name))?;
     let missing: Vec<&&str> = these.iter().filter(|object| !screen.contains(**object)).collect();
     ensure!(missing.is_empty(), "`dpumesh status` does not name {missing:?}:\n{screen}");
     Ok(())
