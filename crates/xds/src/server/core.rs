@@ -40,6 +40,10 @@ struct Subscription {
     names: BTreeSet<String>,
     /// What the client has, or was sent.
     sent: BTreeMap<String, Sent>,
+    /// Of that, what it brought along and has not been compared with the view yet.
+    brought: BTreeSet<String>,
+    /// What it brought along as the view has it.
+    held: Vec<(String, String)>,
     /// The log of the view is looked at up to here; `None`: everything must be compared.
     scanned: Option<u64>,
     add: BTreeSet<String>,
@@ -70,6 +74,8 @@ impl Subscription {
             wildcard: false,
             names: BTreeSet::new(),
             sent: BTreeMap::new(),
+            brought: BTreeSet::new(),
+            held: Vec::new(),
             scanned: None,
             add: BTreeSet::new(),
             remove: BTreeSet::new(),
@@ -88,14 +94,18 @@ impl Subscription {
             return;
         }
         let sent = self.sent.get(name);
+        let is_brought = self.brought.remove(name);
         match current {
             Some(resource) if sent.is_none_or(|sent| sent.version != resource.version) => {
                 self.remove.remove(name);
                 self.add.insert(name.to_owned());
             }
-            Some(_) => {
+            Some(resource) => {
                 self.add.remove(name);
                 self.remove.remove(name);
+                if is_brought {
+                    self.held.push((name.to_owned(), resource.version.clone()));
+                }
             }
             None => {
                 self.add.remove(name);
@@ -183,6 +193,7 @@ impl StreamCore {
             let versions = request.initial_resource_versions;
             let sent = versions.into_iter().map(|(name, version)| (name, Sent { version, resource: None }));
             subscription.sent = sent.collect();
+            subscription.brought = subscription.sent.keys().cloned().collect();
             let is_legacy_wildcard = request.resource_names_subscribe.is_empty();
             if is_legacy_wildcard {
                 subscription.subscribe("*");
@@ -214,6 +225,14 @@ impl StreamCore {
             subscription.replace_names(request.resource_names.into_iter().collect());
         }
         subscription.verdict(&request.response_nonce, request.error_detail)
+    }
+
+    /// What a client brought along, found to be as the view has it: it has accepted that, though nothing is sent to it and
+    /// so nothing acknowledged. Follows `poll`.
+    pub fn held(&mut self) -> Option<Verdict> {
+        let subscription = self.subscriptions.iter_mut().find(|subscription| !subscription.held.is_empty())?;
+        let resources = std::mem::take(&mut subscription.held);
+        Some(Verdict::Acked { type_url: subscription.type_url.clone(), resources, removed: Vec::new() })
     }
 
     /// The next response for the wire.
@@ -366,4 +385,41 @@ fn sotw(subscription: &Subscription, nonce: String, version: String) -> Response
         nonce,
         ..Default::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_api::Any;
+
+    fn resource(name: &str, content: u8) -> Resource {
+        Resource::from_any(name, Any { type_url: "t".to_owned(), value: vec![content] })
+    }
+
+    /// A client that comes back with a version of `a` and of `b`.
+    fn returned(a: &Resource, b: &Resource) -> StreamCore {
+        let versions = [a, b].map(|resource| (resource.name.clone(), resource.version.clone()));
+        let request = discovery::DeltaDiscoveryRequest {
+            type_url: "t".to_owned(),
+            initial_resource_versions: versions.into(),
+            ..Default::default()
+        };
+        let mut core = StreamCore::new(Mode::Delta);
+        assert_eq!(core.handle(Request::Delta(request)), None);
+        core
+    }
+
+    #[test]
+    fn what_a_client_brings_along_as_it_is_now_counts_as_accepted() {
+        let mut view = View::default();
+        view.put("t", resource("a", 1));
+        view.put("t", resource("b", 2));
+        let mut core = returned(&resource("a", 1), &resource("b", 1));
+        let Some(Response::Delta(response)) = core.poll(&view) else { panic!("b has changed") };
+        assert_eq!(response.resources.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["b"]);
+        let resources = vec![("a".to_owned(), resource("a", 1).version)];
+        let expected = Verdict::Acked { type_url: "t".to_owned(), resources, removed: Vec::new() };
+        assert_eq!(core.held(), Some(expected));
+        assert_eq!(core.held(), None, "it is told once");
+    }
 }

@@ -178,7 +178,7 @@ impl Stream {
     async fn serve(&mut self, cell: &Cell, view: &str) {
         let mut bell = cell.listen();
         loop {
-            while let Some(response) = self.next(cell) {
+            while let Some(response) = self.next(cell, view) {
                 if self.responses.send(Ok(response)).await.is_err() {
                     return;
                 }
@@ -194,26 +194,34 @@ impl Stream {
         }
     }
 
-    fn next(&mut self, cell: &Cell) -> Option<Response> {
+    fn next(&mut self, cell: &Cell, view: &str) -> Option<Response> {
         if cell.is_held() {
             return None;
         }
-        self.core.poll(&cell.read())
+        let response = self.core.poll(&cell.read());
+        while let Some(verdict) = self.core.held() {
+            self.tell_verdict(verdict, view);
+        }
+        response
     }
 
     fn take(&mut self, request: Request, view: &str) {
+        if let Some(verdict) = self.core.handle(request) {
+            self.tell_verdict(verdict, view);
+        }
+    }
+
+    fn tell_verdict(&self, verdict: Verdict, view: &str) {
         let (stream, view) = (self.id, view.to_owned());
-        let event = match self.core.handle(request) {
-            None => return,
-            Some(Verdict::Acked { type_url, resources, removed }) => {
+        self.tell(match verdict {
+            Verdict::Acked { type_url, resources, removed } => {
                 Event::Acked { stream, view, type_url, resources, removed }
             }
-            Some(Verdict::Nacked { type_url, rejected, message }) => {
+            Verdict::Nacked { type_url, rejected, message } => {
                 tracing::warn!(type_url, message, "a client refused resources");
                 Event::Nacked { stream, view, type_url, rejected, message }
             }
-        };
-        self.tell(event);
+        });
     }
 
     fn tell(&self, event: Event) {
