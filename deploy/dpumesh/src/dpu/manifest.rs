@@ -13,9 +13,9 @@ const BOOTSTRAP: &str = include_str!("../../../dpu/bootstrap.json");
 const MANIFESTS: &str = "etc/kubernetes/manifests";
 const CONFIGURATION: &str = "etc/dpumesh";
 
-/// How long a proxy that is told to stop serves on until a new one is here, as in its manifest; and what is left until
-/// the kubelet kills it.
-const SUCCESSOR_WAIT_S: u32 = 10;
+/// How long a proxy that is told to stop serves on until a new one is here, as in its manifest: a kubelet without API server
+/// takes ten seconds between the old pod's signal and the new pod's start. And what is left until the kubelet kills it.
+const SUCCESSOR_WAIT_S: u32 = 30;
 const GRACE_S: u32 = 40;
 
 /// All files for the DPU of a node, with paths below the DPU's root.
@@ -158,8 +158,8 @@ mod tests {
     fn the_kubelet_gives_a_proxy_time_for_all_that_it_waits_for() {
         let pod = pod("dpu-proxy.yaml", &settings());
         assert!(arguments(&pod).contains(&"--drain-time-s=60".to_owned()));
-        assert!(arguments(&pod).contains(&"--successor-wait-s=10".to_owned()));
-        assert_eq!(pod.spec.and_then(|spec| spec.termination_grace_period_seconds), Some(110));
+        assert!(arguments(&pod).contains(&"--successor-wait-s=30".to_owned()));
+        assert_eq!(pod.spec.and_then(|spec| spec.termination_grace_period_seconds), Some(130));
     }
 
     #[test]
