@@ -30,7 +30,7 @@ pub const CHECKS: &[Check] = &[
 /// Seconds from the death of a proxy until the page is served: its kubelet sees it die within one or two, its container
 /// starts, the adapter sends it all configuration, and certificates are made. (A kubelet waits longer before it starts
 /// again what dies often.)
-const SERVED_AGAIN_S: u64 = 15;
+const SERVED_AGAIN_S: u64 = 25;
 
 /// Seconds that a single call waits.
 const PATIENCE: &[&str] = &["--max-time", "1"];
