@@ -202,7 +202,7 @@ fn resource(named: bool, name: u8, content: u8) -> Resource {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn incremental_converges(steps in steps()) {
@@ -273,6 +273,39 @@ fn a_reconnecting_client_is_not_sent_what_it_has() {
         world.reply();
     }
     assert_eq!(sent, ["r2"]);
+}
+
+/// The names on the wire are the same before and after, so a server of the state of the world would say nothing.
+#[test]
+fn what_is_wanted_again_at_once_is_sent_again() {
+    for mode in [Mode::Delta, Mode::StateOfTheWorld] {
+        let mut world = World::new(mode);
+        world.step(&Step::Want(3));
+        world.step(&Step::Put(true, 3, 0));
+        world.settle();
+        world.step(&Step::Unwant(3));
+        world.step(&Step::Want(3));
+        world.settle();
+        world.check();
+    }
+}
+
+#[test]
+fn a_response_that_cannot_be_decoded_is_refused() {
+    let mut world = World::new(Mode::StateOfTheWorld);
+    while world.client.poll().is_some() {}
+    let wrapper = "type.googleapis.com/envoy.service.discovery.v3.Resource".to_owned();
+    let broken = Any { type_url: wrapper, value: vec![0xff] };
+    let response = mesh_api::envoy::service::discovery::v3::DiscoveryResponse {
+        type_url: WILDCARD.to_owned(),
+        nonce: "7".to_owned(),
+        resources: vec![broken],
+        ..Default::default()
+    };
+    assert_eq!(world.client.handle(Response::StateOfTheWorld(response)), None);
+    let Some(Request::StateOfTheWorld(request)) = world.client.poll() else { panic!("a refusal is due") };
+    assert_eq!(request.response_nonce, "7");
+    assert!(request.error_detail.is_some_and(|error| !error.message.is_empty()));
 }
 
 #[test]

@@ -13,6 +13,9 @@ use mesh_api::envoy_pb::google::rpc::Status;
 use prost::{Message, Name};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+/// Of google.rpc.Code.
+const INVALID_ARGUMENT: i32 = 3;
+
 /// Which variant of the protocol is spoken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -83,6 +86,14 @@ struct TypeState {
     fresh: bool,
     /// State of the world: the interest changed.
     changed: bool,
+    /// State of the world: a name was withdrawn on this connection. The server may not have heard of it, and a request
+    /// that names it again would change nothing for that server.
+    has_withdrawn: bool,
+    /// State of the world: wanted, but left out of the next request, so that naming them in the one after it is a change.
+    held_back: BTreeSet<String>,
+    /// State of the world: the consumer has not replied to the response of `nonce`. A request with that nonce would
+    /// accept it, so a change of interest waits.
+    is_unanswered: bool,
 }
 
 impl TypeState {
@@ -101,6 +112,9 @@ impl TypeState {
             unsubscribe: BTreeSet::new(),
             fresh: true,
             changed: false,
+            has_withdrawn: false,
+            held_back: BTreeSet::new(),
+            is_unanswered: false,
         }
     }
 
@@ -171,6 +185,9 @@ impl ClientCore {
         for (_, state) in &mut self.types {
             state.fresh = true;
             state.changed = false;
+            state.has_withdrawn = false;
+            state.held_back.clear();
+            state.is_unanswered = false;
             state.nonce.clear();
             state.subscribe.clear();
             state.unsubscribe.clear();
@@ -184,6 +201,7 @@ impl ClientCore {
 
     /// Wants these too (all of the type with [`Interest::Wildcard`]'s name `*`).
     pub fn subscribe(&mut self, type_url: &str, names: impl IntoIterator<Item = String>) {
+        let is_sotw = self.mode == Mode::StateOfTheWorld;
         let state = self.type_state(type_url);
         for name in names {
             if name == "*" {
@@ -193,6 +211,9 @@ impl ClientCore {
             } else if state.names.insert(name.clone()) {
                 state.changed = true;
                 state.unsubscribe.remove(&name);
+                if is_sotw && state.has_withdrawn {
+                    state.held_back.insert(name.clone());
+                }
                 state.subscribe.insert(name);
             }
         }
@@ -204,6 +225,8 @@ impl ClientCore {
         for name in names {
             if state.names.remove(&name) {
                 state.changed = true;
+                state.has_withdrawn = true;
+                state.held_back.remove(&name);
                 state.told.remove(&name);
                 if !state.subscribe.remove(&name) {
                     state.unsubscribe.insert(name);
@@ -242,10 +265,15 @@ impl ClientCore {
         let mut changed = match decoded {
             Ok(resources) => resources,
             Err(error) => {
-                tracing::warn!(type_url = response.type_url, %error, "a response could not be decoded");
+                tracing::warn!(type_url = response.type_url, %error, "a response could not be decoded and is refused");
+                state.is_unanswered = false;
+                let error = Status { code: INVALID_ARGUMENT, message: error.to_string(), details: Vec::new() };
+                let (type_url, nonce) = (response.type_url, response.nonce);
+                self.acknowledgements.push_back(Acknowledgement { type_url, nonce, error: Some(error) });
                 return None;
             }
         };
+        state.is_unanswered = true;
         changed.retain(|resource| state.wants(&resource.name));
         let present: BTreeSet<&str> = changed.iter().map(|resource| resource.name.as_str()).collect();
         let is_gone = |name: &&String| state.wildcard && !present.contains(name.as_str());
@@ -274,6 +302,7 @@ impl ClientCore {
             state.version = token.version;
         }
         if is_current {
+            state.is_unanswered &= token.nonce != state.nonce;
             let error = (!is_clean).then(|| refusal(&rejected));
             self.acknowledgements.push_back(Acknowledgement { type_url: token.type_url, nonce: token.nonce, error });
         }
@@ -294,7 +323,7 @@ impl ClientCore {
         let mode = self.mode;
         let is_due = |state: &TypeState| match mode {
             Mode::Delta => !state.subscribe.is_empty() || !state.unsubscribe.is_empty(),
-            Mode::StateOfTheWorld => state.changed,
+            Mode::StateOfTheWorld => state.changed && !state.is_unanswered,
         };
         let index = self.types.iter().position(|(_, state)| !state.fresh && is_due(state))?;
         let type_url = self.types[index].0.clone();
@@ -307,6 +336,8 @@ impl ClientCore {
         let (type_url, state) = &mut self.types[index];
         state.fresh = false;
         state.changed = false;
+        state.has_withdrawn = false;
+        state.held_back.clear();
         state.unsubscribe.clear();
         state.subscribe.clear();
         let mut names: Vec<String> = state.names.iter().cloned().collect();
@@ -348,7 +379,6 @@ impl ClientCore {
     /// A later request: an acknowledgement, a change of interest, or both.
     fn request(&mut self, index: usize, acknowledgement: Acknowledgement) -> Request {
         let (type_url, state) = &mut self.types[index];
-        state.changed = false;
         match self.mode {
             Mode::Delta => Request::Delta(discovery::DeltaDiscoveryRequest {
                 type_url: type_url.clone(),
@@ -360,10 +390,16 @@ impl ClientCore {
             }),
             Mode::StateOfTheWorld => {
                 let nonce = if acknowledgement.nonce.is_empty() { state.nonce.clone() } else { acknowledgement.nonce };
+                let names = sotw_names(state);
+                state.changed = !state.held_back.is_empty();
+                // A server that has sent more since disregards the request.
+                if nonce == state.nonce {
+                    state.held_back.clear();
+                }
                 Request::StateOfTheWorld(discovery::DiscoveryRequest {
                     type_url: type_url.clone(),
                     version_info: state.version.clone(),
-                    resource_names: sotw_names(state),
+                    resource_names: names,
                     response_nonce: nonce,
                     error_detail: acknowledgement.error,
                     ..Default::default()
@@ -390,10 +426,11 @@ impl ClientCore {
     }
 }
 
+/// Empty for all of a type.
 fn sotw_names(state: &TypeState) -> Vec<String> {
     match state.wildcard {
         true => Vec::new(),
-        false => state.names.iter().cloned().collect(),
+        false => state.names.difference(&state.held_back).cloned().collect(),
     }
 }
 
@@ -409,8 +446,7 @@ fn refusal(rejected: &[Rejected]) -> Status {
     let rejections = rejected.iter().map(|one| Rejection { name: one.name.clone(), reason: one.reason.clone() });
     let details = Rejections { rejections: rejections.collect() };
     Status {
-        // INVALID_ARGUMENT of google.rpc.Code.
-        code: 3,
+        code: INVALID_ARGUMENT,
         message: words.join("; "),
         details: vec![Any { type_url: Rejections::type_url(), value: details.encode_to_vec() }],
     }
