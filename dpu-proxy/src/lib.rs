@@ -31,6 +31,8 @@ pub mod steering;
 pub mod stream_info;
 pub mod tcp_proxy;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod tls;
 pub mod upstream;
 pub mod worker;

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// How often a draining worker looks whether its last connection has ended.
-const DRAIN_CHECK: Duration = Duration::from_millis(20);
+const DRAIN_CHECK: Duration = Duration::from_millis(100);
 
 type Question = Box<dyn FnOnce(&Rc<Worker>) + Send>;
 

@@ -35,7 +35,7 @@ use xds::client::Event as AdsEvent;
 /// Like Envoy: what the control plane has not said by then is not waited for.
 const INITIAL_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often it is looked whether the last connection has ended.
-const DRAIN_CHECK: Duration = Duration::from_millis(20);
+const DRAIN_CHECK: Duration = Duration::from_millis(100);
 
 /// Parties that the process talks to; `None` where the bootstrap or the command line has none.
 #[derive(Debug, Default)]

@@ -2,17 +2,15 @@
 
 use super::reply::Reply;
 use super::session::Pass;
-use crate::connection::Connection;
+use crate::authorize;
 use crate::stream_info::ResponseFlags;
 use crate::worker::Worker;
-use dpu_proxy_core::head::RequestHead;
 use dpu_proxy_core::matching::route;
 use dpu_proxy_core::model::{Fault, FaultStatus, HttpFilter, HttpRbac};
 use dpu_proxy_core::policy::cors::{self, CorsDecision, CorsPolicies};
-use dpu_proxy_core::policy::rbac::{self, RbacFacts};
+use dpu_proxy_core::policy::rbac;
 use dpu_proxy_core::policy::{fault, overrides};
 use std::cell::Cell;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +54,7 @@ pub fn run(worker: &Worker, pass: &mut Pass) -> Result<Option<Duration>, Reply> 
 fn authorize(worker: &Worker, pass: &Pass, own: &Arc<HttpRbac>) -> Result<(), Reply> {
     let matched = pass.chosen.as_ref().map(|chosen| chosen.matched());
     let Some(rules) = overrides::rbac(own, matched.as_ref()) else { return Ok(()) };
-    let verdict = rbac::evaluate(rules, &facts(&pass.connection, &pass.head, pass.client));
+    let verdict = rbac::evaluate(rules, &authorize::facts(&pass.connection, Some(&pass.head), pass.client));
     if verdict.shadow.is_some_and(|shadow| !shadow.allowed) {
         worker.stats.counter("envoy_http_rbac_shadow_denied", &[("prefix", &rules.shadow_stat_prefix)]).inc();
     }
@@ -65,22 +63,6 @@ fn authorize(worker: &Worker, pass: &Pass, own: &Arc<HttpRbac>) -> Result<(), Re
     }
     worker.stats.counter("envoy_http_rbac_denied", &[("prefix", &rules.stat_prefix)]).inc();
     Err(Reply::new(403, verdict.details()).text(rbac::DENIED_BODY))
-}
-
-fn facts<'a>(connection: &'a Connection, head: &'a RequestHead, remote: IpAddr) -> RbacFacts<'a> {
-    let peer = connection.peer().map(|peer| &**peer);
-    RbacFacts {
-        request: Some(head),
-        tls: connection.tls.is_some(),
-        uri_sans: peer.map_or(&[], |peer| &peer.uri_sans),
-        dns_sans: peer.map_or(&[], |peer| &peer.dns_sans),
-        subject: peer.map_or("", |peer| &peer.subject),
-        destination: connection.original_destination,
-        source: connection.remote.ip(),
-        direct_remote: connection.direct_remote.ip(),
-        remote,
-        server_name: &connection.sni,
-    }
 }
 
 fn inject(worker: &Worker, pass: &mut Pass, own: &Arc<Fault>) -> Result<Option<Duration>, Reply> {

@@ -2,8 +2,9 @@
 //!
 //! * `http1`, `http2`: the downstream side, up to a request's head. `wire`, `leg`: connections of both sides.
 //! * `request`: one request: decided (`decide`), forwarded (`plan`, `attempt`, `flight`; `callee`: through a callee of
-//!   this host), answered (`reply`).
-//! * `mirror`: copies of requests. `pool`: upstream connections. `buffer`, `timer`: memory and clocks that cost nothing while nothing happens.
+//!   this host), answered (`respond`, `reply`).
+//! * `mirror`: copies of requests. `pool`: upstream connections. `buffer`, `timer`: memory and clocks that cost nothing
+//!   while nothing happens.
 //! * `session`: what requests of one connection share and use again.
 
 mod attempt;
@@ -23,6 +24,7 @@ mod pool;
 mod prefixed;
 mod reply;
 mod request;
+mod respond;
 mod session;
 mod timer;
 mod translate;
@@ -66,10 +68,6 @@ impl WorkerState {
         })
     }
 }
-
-/// What it keeps per cluster on a worker; dropped with the cluster.
-#[derive(Debug, Default)]
-pub struct ClusterState {}
 
 /// How an HTTP/2 connection begins.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -174,14 +174,7 @@ pub(super) fn connection(
 
 /// Stands where no filter chain was chosen.
 pub(super) fn no_chain(name: &str) -> Arc<FilterChain> {
-    Arc::new(FilterChain {
-        name: name.to_owned(),
-        matches: Default::default(),
-        tls: None,
-        network_rbac: Vec::new(),
-        terminal: TerminalFilter::None,
-        transport_socket_connect_timeout: None,
-    })
+    Arc::new(FilterChain::new(name, TerminalFilter::None))
 }
 
 fn unmatched(worker: &Rc<Worker>, arrival: &Arrival, seen: Inspection) {

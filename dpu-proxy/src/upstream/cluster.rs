@@ -4,7 +4,6 @@
 //! guards, statistics.
 
 use super::host::{Host, HostState, Outcome};
-use crate::http;
 use crate::stats::{Counter, Gauge, Stats};
 use crate::worker::Worker;
 use dpu_proxy_core::balance::{Balancer, HostLoad};
@@ -61,8 +60,6 @@ pub struct ClusterStats {
 pub struct ClusterRuntime {
     /// `ScopedCluster::id`.
     pub id: u64,
-    /// What the HTTP path keeps per cluster.
-    pub http: http::ClusterState,
     pub stats: ClusterStats,
     scoped: RefCell<Arc<ScopedCluster>>,
     members: RefCell<Rc<Members>>,
@@ -171,7 +168,6 @@ impl ClusterRuntime {
     fn new(stats: &Stats, scoped: &Arc<ScopedCluster>) -> Self {
         let runtime = Self {
             id: scoped.id,
-            http: http::ClusterState::default(),
             stats: ClusterStats::new(stats, &scoped.cluster.name),
             scoped: RefCell::new(Arc::clone(scoped)),
             members: RefCell::new(Rc::new(Members::new(&scoped.cluster, &Arc::default(), Vec::new()))),

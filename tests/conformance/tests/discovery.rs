@@ -62,7 +62,7 @@ struct World {
     store: Store,
     verdicts: tokio::sync::Mutex<mpsc::UnboundedReceiver<Event>>,
     listener: u16,
-    _proxy: Running,
+    proxy: Running,
     _folder: tempfile::TempDir,
 }
 
@@ -81,7 +81,7 @@ impl World {
         // Starting waits for readiness, which needs the server's answers: not on its threads.
         let start = move || Running::start(kind, &programs, &config, admin, &output);
         let proxy = tokio::task::spawn_blocking(start).await.expect("task").expect("proxy");
-        Self { store, verdicts: verdicts.into(), listener, _proxy: proxy, _folder: folder }
+        Self { store, verdicts: verdicts.into(), listener, proxy, _folder: folder }
     }
 
     fn say(&self, text: &str) {
@@ -103,7 +103,11 @@ impl World {
             if answer.as_deref() == text {
                 return;
             }
-            assert!(Instant::now() < end, "expected {text:?}, got {answer:?}");
+            assert!(
+                Instant::now() < end,
+                "expected {text:?}, got {answer:?}; the proxy says:\n{}",
+                self.proxy.last_lines()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

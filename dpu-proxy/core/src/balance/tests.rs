@@ -1,30 +1,12 @@
 //! Which endpoints are chosen and how often, against shares and choices that a stock Envoy made.
 
 use super::*;
-use crate::model::{
-    CircuitBreakers, Discovery, Endpoint, LocalityEndpoints, Priority, TransportSockets, UpstreamHttp, UpstreamProtocol,
-};
+use crate::model::{Discovery, Endpoint, LocalityEndpoints, Priority};
 use std::sync::Arc;
-use std::time::Duration;
 
 fn cluster(lb_policy: LbPolicy, locality_weighted: bool) -> Cluster {
-    Cluster {
-        name: "c".into(),
-        discovery: Discovery::Eds { service_name: String::new() },
-        lb_policy,
-        connect_timeout: Duration::from_secs(1),
-        protocol: UpstreamProtocol::Http1,
-        transport: TransportSockets::default(),
-        circuit_breakers: CircuitBreakers::default(),
-        outlier_detection: None,
-        healthy_panic_threshold_percent: 50.0,
-        http: UpstreamHttp::default(),
-        per_connection_buffer_limit_bytes: 0,
-        bind_source: None,
-        tcp_keepalive: None,
-        locality_weighted,
-        delivers_to_workload: false,
-    }
+    let discovery = Discovery::Eds { service_name: String::new() };
+    Cluster { lb_policy, locality_weighted, ..Cluster::new("c", discovery) }
 }
 
 fn endpoint(number: u8, weight: u32, health: EndpointHealth) -> Arc<Endpoint> {

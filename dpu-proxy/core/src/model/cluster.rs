@@ -29,6 +29,29 @@ pub struct Cluster {
     pub delivers_to_workload: bool,
 }
 
+impl Cluster {
+    /// As Envoy does where nothing but these is given.
+    pub fn new(name: &str, discovery: Discovery) -> Self {
+        Self {
+            name: name.to_owned(),
+            discovery,
+            lb_policy: LbPolicy::RoundRobin,
+            connect_timeout: Duration::from_secs(5),
+            protocol: UpstreamProtocol::Http1,
+            transport: TransportSockets::default(),
+            circuit_breakers: CircuitBreakers::default(),
+            outlier_detection: None,
+            healthy_panic_threshold_percent: 50.0,
+            http: UpstreamHttp::default(),
+            per_connection_buffer_limit_bytes: 1 << 20,
+            bind_source: None,
+            tcp_keepalive: None,
+            locality_weighted: false,
+            delivers_to_workload: false,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub enum Discovery {
     Static(Arc<EndpointSet>),

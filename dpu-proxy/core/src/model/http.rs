@@ -51,6 +51,50 @@ pub struct HttpConnectionManager {
     pub http2: Http2Options,
 }
 
+impl HttpConnectionManager {
+    /// As Envoy does where nothing but these is given.
+    pub fn new(stat_prefix: &str, routes: RouteSource) -> Self {
+        Self {
+            stat_prefix: stat_prefix.to_owned(),
+            codec: CodecType::Auto,
+            routes,
+            filters: Vec::new(),
+            router: RouterOptions::default(),
+            server_name: "envoy".into(),
+            server_header: ServerHeader::Overwrite,
+            use_remote_address: false,
+            xff_num_trusted_hops: 0,
+            skip_xff_append: false,
+            via: String::new(),
+            generate_request_id: true,
+            preserve_external_request_id: false,
+            always_set_request_id_in_response: false,
+            forward_client_cert: ForwardClientCert::Sanitize,
+            set_client_cert_details: ClientCertDetails::default(),
+            proxy_100_continue: false,
+            normalize_path: false,
+            merge_slashes: false,
+            escaped_slashes: EscapedSlashes::KeepUnchanged,
+            strip_matching_host_port: false,
+            strip_any_host_port: false,
+            upgrades: Vec::new(),
+            access_logs: Vec::new(),
+            stream_idle_timeout: Some(Duration::from_secs(300)),
+            request_timeout: None,
+            request_headers_timeout: None,
+            idle_timeout: Some(Duration::from_secs(3600)),
+            max_connection_duration: None,
+            max_requests_per_connection: None,
+            delayed_close_timeout: Duration::from_secs(1),
+            max_request_headers_kb: 60,
+            max_headers_count: 100,
+            underscores_in_headers: UnderscoresInHeaders::Allow,
+            http1: Http1Options { allow_absolute_url: true, ..Http1Options::default() },
+            http2: Http2Options::default(),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CodecType {
     #[default]

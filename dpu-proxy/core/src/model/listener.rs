@@ -32,6 +32,28 @@ pub struct Listener {
     pub backlog: Option<u32>,
 }
 
+impl Listener {
+    /// Listens there and has no filter chain yet.
+    pub fn new(name: &str, address: SocketAddr) -> Self {
+        Self {
+            name: name.to_owned(),
+            address,
+            bind_to_port: true,
+            use_original_dst: false,
+            transparent: false,
+            direction: TrafficDirection::Unspecified,
+            filters: ListenerFilters::default(),
+            listener_filters_timeout: None,
+            continue_on_listener_filters_timeout: false,
+            filter_chains: Vec::new(),
+            default_filter_chain: None,
+            access_logs: Vec::new(),
+            per_connection_buffer_limit_bytes: 1 << 20,
+            backlog: None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum TrafficDirection {
     #[default]
@@ -64,6 +86,20 @@ pub struct FilterChain {
     pub network_rbac: Vec<Arc<NetworkRbac>>,
     pub terminal: TerminalFilter,
     pub transport_socket_connect_timeout: Option<Duration>,
+}
+
+impl FilterChain {
+    /// Takes every plain connection.
+    pub fn new(name: &str, terminal: TerminalFilter) -> Self {
+        Self {
+            name: name.to_owned(),
+            matches: FilterChainMatch::default(),
+            tls: None,
+            network_rbac: Vec::new(),
+            terminal,
+            transport_socket_connect_timeout: None,
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -65,6 +65,20 @@ pub struct RouteMatch {
     pub runtime_fraction: Option<Fraction>,
 }
 
+impl RouteMatch {
+    /// Any request of that path.
+    pub fn new(path: PathMatch) -> Self {
+        Self {
+            path,
+            case_sensitive: true,
+            headers: Vec::new(),
+            query: Vec::new(),
+            grpc_only: false,
+            runtime_fraction: None,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub enum PathMatch {
     Prefix(String),
@@ -114,6 +128,30 @@ pub struct RouteAction {
     /// Upgrade types set by the route, lower case → enabled.
     pub upgrades: Vec<(String, bool)>,
     pub mirrors: Vec<Mirror>,
+}
+
+impl RouteAction {
+    /// Forwards as Envoy does where a route names a cluster and no more.
+    pub fn new(cluster: ClusterSpecifier) -> Self {
+        Self {
+            cluster,
+            cluster_not_found_status: 503,
+            prefix_rewrite: None,
+            regex_rewrite: None,
+            host_rewrite: HostRewrite::Keep,
+            append_x_forwarded_host: false,
+            timeout: Some(Duration::from_secs(15)),
+            idle_timeout: None,
+            grpc_timeout_header_max: None,
+            grpc_timeout_header_offset: Duration::ZERO,
+            grpc_timeout_is_of_stream: false,
+            max_stream_duration: None,
+            retry: None,
+            hash_policy: Vec::new(),
+            upgrades: Vec::new(),
+            mirrors: Vec::new(),
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -83,14 +83,7 @@ mod tests {
         head.set_scheme(scheme.as_bytes());
         head.set_authority(host.as_bytes());
         head.set_path(path.as_bytes());
-        let matches = RouteMatch {
-            path: PathMatch::Prefix("/old".into()),
-            case_sensitive: true,
-            headers: Vec::new(),
-            query: Vec::new(),
-            grpc_only: false,
-            runtime_fraction: None,
-        };
+        let matches = RouteMatch::new(PathMatch::Prefix("/old".into()));
         String::from_utf8(location(&redirect, &matches, &head)).expect("text")
     }
 

@@ -114,26 +114,14 @@ fn nonzero(duration: Duration) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ClusterSpecifier, HostRewrite};
+    use crate::model::ClusterSpecifier;
 
     fn action(timeout: Option<u64>, grpc_max: Option<u64>) -> RouteAction {
         RouteAction {
-            cluster: ClusterSpecifier::Single("a".into()),
-            cluster_not_found_status: 503,
-            prefix_rewrite: None,
-            regex_rewrite: None,
-            host_rewrite: HostRewrite::Keep,
-            append_x_forwarded_host: false,
             timeout: timeout.map(Duration::from_millis),
-            idle_timeout: None,
             grpc_timeout_header_max: grpc_max.map(Duration::from_millis),
             grpc_timeout_header_offset: Duration::from_millis(10),
-            grpc_timeout_is_of_stream: false,
-            max_stream_duration: None,
-            retry: None,
-            hash_policy: Vec::new(),
-            upgrades: Vec::new(),
-            mirrors: Vec::new(),
+            ..RouteAction::new(ClusterSpecifier::Single("a".into()))
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::tls::secrets::{IdentitySecret, KeyPair, Roots, Secrets};
-use mesh_model::{Identity, PortId, WorkloadUid};
+use mesh_model::{Identity, PortId};
 use std::cell::RefCell;
 use std::net::IpAddr;
 
@@ -62,36 +62,16 @@ fn mesh_tls() -> TransportSocket {
 }
 
 fn inbound_listener(manager: HttpConnectionManager) -> Listener {
-    let chain = FilterChain {
-        name: "inbound".into(),
-        matches: FilterChainMatch::default(),
-        tls: None,
-        network_rbac: Vec::new(),
-        terminal: TerminalFilter::Http(Arc::new(manager)),
-        transport_socket_connect_timeout: None,
-    };
+    let chain = FilterChain::new("inbound", TerminalFilter::Http(Arc::new(manager)));
     Listener {
-        name: "virtualInbound".into(),
         direction: TrafficDirection::Inbound,
         filter_chains: vec![Arc::new(chain)],
-        ..listener("0.0.0.0:15006".parse().expect("address"))
+        ..Listener::new("virtualInbound", "0.0.0.0:15006".parse().expect("address"))
     }
 }
 
 fn workload(uid: &str, of: &str, ip: &str, scope: &Arc<Scope>) -> Arc<Workload> {
-    Arc::new(Workload {
-        uid: WorkloadUid(uid.into()),
-        namespace: "demo".into(),
-        name: uid.into(),
-        workload_name: uid.into(),
-        labels: HashMap::new(),
-        identity: identity(of),
-        addresses: vec![ip.parse().expect("address")],
-        port: PortId(uid.into()),
-        weight: 1,
-        probes: Vec::new(),
-        scope: Arc::clone(scope),
-    })
+    Arc::new(testing::workload(uid, &identity(of), ip.parse().expect("address"), scope))
 }
 
 /// A cluster whose model is changed before it is shared.
@@ -158,7 +138,7 @@ async fn proxy(setup: Setup, answer: impl Fn(usize) -> &'static str + 'static) -
         }
     });
     let (state, manager) = state(setup, application);
-    let shared = shared(&state.snapshot.root);
+    let shared = testing::shared(Snapshot::default(), None);
     let caller = Arc::clone(&state.snapshot.by_port[&PortId("w1".into())]);
     shared.state.send_replace(state);
     let scope = Arc::clone(&caller.scope);

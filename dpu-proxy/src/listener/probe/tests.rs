@@ -3,16 +3,10 @@
 use super::super::accept::admit;
 use super::*;
 use crate::connection::Gate;
-use crate::shared::{Phase, Report, Settings, Shared, State};
-use crate::upstream::dns::Names;
+use crate::testing::{self, run};
 use dpu_proxy_core::model::*;
-use mesh_model::{PortId, WorkloadUid};
-use std::collections::HashMap;
-use std::future::Future;
 use std::sync::Arc;
-use std::time::Instant;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 
 /// The pod's address.
 const POD: &str = "127.0.0.20";
@@ -35,91 +29,37 @@ fn inbound(mode: Mode) -> Listener {
         max_downstream_connection_duration: None,
         access_logs: Vec::new(),
     };
-    let chain = FilterChain {
-        name: "plain".into(),
-        matches: FilterChainMatch::default(),
-        tls: None,
-        network_rbac: Vec::new(),
-        terminal: TerminalFilter::Tcp(Arc::new(proxy)),
-        transport_socket_connect_timeout: None,
-    };
+    let chain = FilterChain::new("plain", TerminalFilter::Tcp(Arc::new(proxy)));
     Listener {
-        name: "virtualInbound".into(),
-        address: "0.0.0.0:15006".parse().expect("address"),
-        bind_to_port: true,
-        use_original_dst: false,
-        transparent: false,
         direction: TrafficDirection::Inbound,
-        filters: ListenerFilters::default(),
-        listener_filters_timeout: None,
-        continue_on_listener_filters_timeout: false,
         filter_chains: if mode == Mode::Permissive { vec![Arc::new(chain)] } else { Vec::new() },
-        default_filter_chain: None,
-        access_logs: Vec::new(),
-        per_connection_buffer_limit_bytes: 1 << 20,
-        backlog: None,
+        ..Listener::new("virtualInbound", "0.0.0.0:15006".parse().expect("address"))
     }
 }
 
 fn cluster() -> Arc<ScopedCluster> {
     let cluster = Cluster {
-        name: "inbound".into(),
-        discovery: Discovery::OriginalDst { port_override: None },
         lb_policy: LbPolicy::ClusterProvided,
         connect_timeout: Duration::from_secs(1),
-        protocol: UpstreamProtocol::Http1,
-        transport: TransportSockets::default(),
-        circuit_breakers: CircuitBreakers::default(),
-        outlier_detection: None,
-        healthy_panic_threshold_percent: 50.0,
-        http: UpstreamHttp::default(),
-        per_connection_buffer_limit_bytes: 1 << 20,
-        bind_source: None,
-        tcp_keepalive: None,
-        locality_weighted: false,
         delivers_to_workload: true,
+        ..Cluster::new("inbound", Discovery::OriginalDst { port_override: None })
     };
     Arc::new(ScopedCluster { id: 1, cluster: Arc::new(cluster), endpoints: Arc::default() })
 }
 
-fn shared(port: u16, kinds: &[ProbeKind], mode: Mode, hops: &std::path::Path) -> Arc<Shared> {
+fn snapshot(port: u16, kinds: &[ProbeKind], mode: Mode) -> Snapshot {
     let scope = Arc::new(Scope {
         clusters: [("inbound".to_owned(), cluster())].into(),
         listeners: vec![Arc::new(inbound(mode))],
         ..Scope::default()
     });
-    let workload = Arc::new(Workload {
-        uid: WorkloadUid("w1".into()),
-        namespace: "demo".into(),
-        name: "w1".into(),
-        workload_name: "w1".into(),
-        labels: HashMap::new(),
-        identity: "spiffe://cluster.local/ns/demo/sa/w1".parse().expect("identity"),
-        addresses: vec![POD.parse().expect("address")],
-        port: PortId("vf1".into()),
-        weight: 1,
+    let identity = "spiffe://cluster.local/ns/demo/sa/w1".parse().expect("identity");
+    let workload = Workload {
         probes: kinds.iter().map(|kind| Probe { port, kind: kind.clone() }).collect(),
-        scope: Arc::clone(&scope),
-    });
-    let by_address = [(workload.addresses[0], workload)].into();
-    let snapshot = Snapshot { version: 1, root: scope, by_address, ..Snapshot::default() };
-    Arc::new(Shared {
-        settings: Settings {
-            workers: 1,
-            drain_time: Duration::from_secs(1),
-            successor_wait: Duration::ZERO,
-            hop_log: Some(hops.to_owned()),
-            log_flush: Duration::from_millis(5),
-            hostname: "test".into(),
-            cluster_id: "Kubernetes".into(),
-            started: Instant::now(),
-        },
-        state: watch::Sender::new(State { snapshot: Arc::new(snapshot), ..State::default() }),
-        phase: watch::Sender::new(Phase::Serving),
-        report: watch::Sender::new(Arc::new(Report::default())),
-        names: Names::new(tokio::runtime::Handle::current()),
-        log_files: crate::access_log::LogFiles::new(Duration::from_millis(5)),
-    })
+        ..testing::workload("w1", &identity, POD.parse().expect("address"), &scope)
+    };
+    let by_address = [(workload.addresses[0], Arc::new(workload))].into();
+    Snapshot { version: 1, root: scope, by_address, ..Snapshot::default() }
 }
 
 /// A pod with an application that tells what it was sent before it answers `pong`.
@@ -134,7 +74,7 @@ impl Pod {
         let application = TcpListener::bind((POD, 0)).await.expect("bind");
         let port = application.local_addr().expect("address").port();
         let hops = tempfile::tempdir().expect("folder");
-        let worker = Worker::new(0, shared(port, kinds, mode, &hops.path().join("hops")));
+        let worker = Worker::new(0, testing::shared(snapshot(port, kinds, mode), Some(hops.path().join("hops"))));
         Self { worker, application, hops }
     }
 
@@ -174,12 +114,6 @@ impl Pod {
     fn counted(&self, kind: &'static str, result: &'static str) -> u64 {
         self.worker.stats.counter("dpu_proxy_probes_total", &[("kind", kind), ("result", result)]).get()
     }
-}
-
-fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-    let limited = async { tokio::time::timeout(Duration::from_secs(20), test).await.expect("the test hangs") };
-    tokio::task::LocalSet::new().block_on(&runtime, limited);
 }
 
 fn http() -> ProbeKind {

@@ -90,3 +90,6 @@ fn of(workload: &Workload) -> impl Iterator<Item = Place> {
         workload.addresses.iter().map(|address| (workload.port.clone(), SocketAddr::new(*address, probe.port)))
     })
 }
+
+#[cfg(test)]
+mod tests;

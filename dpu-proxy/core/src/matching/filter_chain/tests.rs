@@ -1,37 +1,16 @@
 //! Which filter chain takes a connection, level by level.
 
 use super::*;
-use crate::model::{ListenerFilters, TerminalFilter, TrafficDirection};
+use crate::model::TerminalFilter;
 use std::net::SocketAddr;
 
 fn chain(name: &str, matches: FilterChainMatch) -> Arc<FilterChain> {
-    Arc::new(FilterChain {
-        name: name.into(),
-        matches,
-        tls: None,
-        network_rbac: Vec::new(),
-        terminal: TerminalFilter::None,
-        transport_socket_connect_timeout: None,
-    })
+    Arc::new(FilterChain { matches, ..FilterChain::new(name, TerminalFilter::None) })
 }
 
 fn listener(chains: Vec<Arc<FilterChain>>, default: Option<Arc<FilterChain>>) -> Listener {
-    Listener {
-        name: "l".into(),
-        address: "0.0.0.0:15006".parse().expect("address"),
-        bind_to_port: true,
-        use_original_dst: false,
-        transparent: false,
-        direction: TrafficDirection::Inbound,
-        filters: ListenerFilters::default(),
-        listener_filters_timeout: None,
-        continue_on_listener_filters_timeout: false,
-        filter_chains: chains,
-        default_filter_chain: default,
-        access_logs: Vec::new(),
-        per_connection_buffer_limit_bytes: 0,
-        backlog: None,
-    }
+    let address = "0.0.0.0:15006".parse().expect("address");
+    Listener { filter_chains: chains, default_filter_chain: default, ..Listener::new("l", address) }
 }
 
 struct Call {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::{
-    FilterOverrides, HeaderEdits, HeaderMatcher, HeaderValueMatch, HostRewrite, StringMatcher, StringPattern,
+    FilterOverrides, HeaderEdits, HeaderMatcher, HeaderValueMatch, RouteAction, StringMatcher, StringPattern,
     WeightedCluster,
 };
 use regex::Regex;
@@ -15,43 +15,11 @@ fn head(method: &str, path: &str) -> RequestHead {
     head
 }
 
-fn by_path(path: PathMatch) -> RouteMatch {
-    RouteMatch {
-        path,
-        case_sensitive: true,
-        headers: Vec::new(),
-        query: Vec::new(),
-        grpc_only: false,
-        runtime_fraction: None,
-    }
-}
-
-fn action(cluster: ClusterSpecifier) -> RouteAction {
-    RouteAction {
-        cluster,
-        cluster_not_found_status: 503,
-        prefix_rewrite: None,
-        regex_rewrite: None,
-        host_rewrite: HostRewrite::Keep,
-        append_x_forwarded_host: false,
-        timeout: None,
-        idle_timeout: None,
-        grpc_timeout_header_max: None,
-        grpc_timeout_header_offset: Default::default(),
-        grpc_timeout_is_of_stream: false,
-        max_stream_duration: None,
-        retry: None,
-        hash_policy: Vec::new(),
-        upgrades: Vec::new(),
-        mirrors: Vec::new(),
-    }
-}
-
 fn to(name: &str, matches: RouteMatch, cluster: ClusterSpecifier) -> Arc<Route> {
     Arc::new(Route {
         name: name.into(),
         matches,
-        action: RouteActionKind::Forward(Box::new(action(cluster))),
+        action: RouteActionKind::Forward(Box::new(RouteAction::new(cluster))),
         headers: HeaderEdits::default(),
         cors: None,
         overrides: FilterOverrides::default(),
@@ -68,7 +36,7 @@ fn single(name: &str) -> ClusterSpecifier {
 }
 
 fn path_holds(path: PathMatch, case_sensitive: bool, text: &str) -> bool {
-    let wanted = RouteMatch { case_sensitive, ..by_path(path) };
+    let wanted = RouteMatch { case_sensitive, ..RouteMatch::new(path) };
     matches(&wanted, &head("GET", text), &RouteFacts::default())
 }
 
@@ -98,9 +66,9 @@ fn a_separated_prefix_ends_at_a_slash() {
 #[test]
 fn connect_requests_without_a_path_are_for_connect_matches_only() {
     let facts = RouteFacts::default();
-    assert!(matches(&by_path(PathMatch::Connect), &head("CONNECT", ""), &facts));
-    assert!(!matches(&by_path(PathMatch::Prefix(String::new())), &head("CONNECT", ""), &facts));
-    assert!(!matches(&by_path(PathMatch::Connect), &head("GET", "/"), &facts));
+    assert!(matches(&RouteMatch::new(PathMatch::Connect), &head("CONNECT", ""), &facts));
+    assert!(!matches(&RouteMatch::new(PathMatch::Prefix(String::new())), &head("CONNECT", ""), &facts));
+    assert!(!matches(&RouteMatch::new(PathMatch::Connect), &head("GET", "/"), &facts));
 }
 
 #[test]
@@ -112,9 +80,11 @@ fn the_first_route_that_matches_wins_and_none_is_not_found() {
         invert: false,
         treat_missing_as_empty: false,
     };
-    let jason = RouteMatch { headers: vec![header], ..by_path(PathMatch::Prefix("/h".into())) };
-    let config =
-        config(vec![to("jason", jason, single("b")), to("rest", by_path(PathMatch::Prefix("/h".into())), single("a"))]);
+    let jason = RouteMatch { headers: vec![header], ..RouteMatch::new(PathMatch::Prefix("/h".into())) };
+    let config = config(vec![
+        to("jason", jason, single("b")),
+        to("rest", RouteMatch::new(PathMatch::Prefix("/h".into())), single("a")),
+    ]);
     let name = |head: &RequestHead| match route(&config, head, &RouteFacts::default()) {
         RouteDecision::Matched(matched) => matched.route.name.clone(),
         other => format!("{other:?}"),
@@ -129,7 +99,7 @@ fn the_first_route_that_matches_wins_and_none_is_not_found() {
 #[test]
 fn a_share_of_requests_matches_by_the_random_number() {
     let some = Fraction { numerator: 30, denominator: 100 };
-    let wanted = RouteMatch { runtime_fraction: Some(some), ..by_path(PathMatch::Prefix("/".into())) };
+    let wanted = RouteMatch { runtime_fraction: Some(some), ..RouteMatch::new(PathMatch::Prefix("/".into())) };
     let count =
         (0..100).filter(|random| matches(&wanted, &head("GET", "/"), &RouteFacts { random: *random << 32 })).count();
     assert_eq!(count, 30);
@@ -160,7 +130,7 @@ fn weighted_clusters_get_their_weights_exactly_over_all_random_numbers() {
     };
     let clusters = vec![of("a", 50), of("none", 0), of("b", 30), of("c", 20)];
     let weighted = ClusterSpecifier::Weighted { clusters, total: 100 };
-    let config = config(vec![to("w", by_path(PathMatch::Prefix("/".into())), weighted)]);
+    let config = config(vec![to("w", RouteMatch::new(PathMatch::Prefix("/".into())), weighted)]);
     let mut counts = [0; 4];
     for random in 0..100 {
         let head = head("GET", "/");
@@ -174,7 +144,7 @@ fn weighted_clusters_get_their_weights_exactly_over_all_random_numbers() {
 
 #[test]
 fn a_header_names_the_cluster() {
-    let action = action(ClusterSpecifier::Header("x-cluster".into()));
+    let action = RouteAction::new(ClusterSpecifier::Header("x-cluster".into()));
     let mut head = head("GET", "/");
     assert_eq!(cluster_name(&action, None, &head), "");
     head.headers.append(b"x-cluster", b"b");

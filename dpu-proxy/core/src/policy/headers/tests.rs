@@ -135,32 +135,8 @@ fn order(most_specific_wins: bool) -> (Vec<String>, String) {
         host_rewrite: Some("w.test".into()),
         overrides: FilterOverrides::default(),
     };
-    let action = RouteAction {
-        cluster: ClusterSpecifier::Weighted { clusters: vec![cluster], total: 1 },
-        cluster_not_found_status: 503,
-        prefix_rewrite: None,
-        regex_rewrite: None,
-        host_rewrite: HostRewrite::Keep,
-        append_x_forwarded_host: false,
-        timeout: None,
-        idle_timeout: None,
-        grpc_timeout_header_max: None,
-        grpc_timeout_header_offset: Default::default(),
-        grpc_timeout_is_of_stream: false,
-        max_stream_duration: None,
-        retry: None,
-        hash_policy: Vec::new(),
-        upgrades: Vec::new(),
-        mirrors: Vec::new(),
-    };
-    let any = RouteMatch {
-        path: PathMatch::Prefix("/".into()),
-        case_sensitive: true,
-        headers: Vec::new(),
-        query: Vec::new(),
-        grpc_only: false,
-        runtime_fraction: None,
-    };
+    let action = RouteAction::new(ClusterSpecifier::Weighted { clusters: vec![cluster], total: 1 });
+    let any = RouteMatch::new(PathMatch::Prefix("/".into()));
     let route = std::sync::Arc::new(Route {
         name: String::new(),
         matches: any,

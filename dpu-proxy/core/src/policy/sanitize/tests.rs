@@ -1,51 +1,10 @@
 //! What a connection manager adds to and takes from requests and responses.
 
 use super::*;
-use crate::model::{
-    ClientCertDetails, CodecType, EscapedSlashes, ForwardClientCert, Http1Options, Http2Options, RouteSource,
-    RouterOptions, UnderscoresInHeaders,
-};
-use std::time::Duration;
+use crate::model::RouteSource;
 
 fn manager() -> HttpConnectionManager {
-    HttpConnectionManager {
-        stat_prefix: String::new(),
-        codec: CodecType::Auto,
-        routes: RouteSource::Rds("r".into()),
-        filters: Vec::new(),
-        router: RouterOptions::default(),
-        server_name: "envoy".into(),
-        server_header: ServerHeader::Overwrite,
-        use_remote_address: false,
-        xff_num_trusted_hops: 0,
-        skip_xff_append: false,
-        via: String::new(),
-        generate_request_id: true,
-        preserve_external_request_id: false,
-        always_set_request_id_in_response: false,
-        forward_client_cert: ForwardClientCert::Sanitize,
-        set_client_cert_details: ClientCertDetails::default(),
-        proxy_100_continue: false,
-        normalize_path: false,
-        merge_slashes: false,
-        escaped_slashes: EscapedSlashes::KeepUnchanged,
-        strip_matching_host_port: false,
-        strip_any_host_port: false,
-        upgrades: Vec::new(),
-        access_logs: Vec::new(),
-        stream_idle_timeout: None,
-        request_timeout: None,
-        request_headers_timeout: None,
-        idle_timeout: None,
-        max_connection_duration: None,
-        max_requests_per_connection: None,
-        delayed_close_timeout: Duration::from_secs(1),
-        max_request_headers_kb: 60,
-        max_headers_count: 100,
-        underscores_in_headers: UnderscoresInHeaders::Allow,
-        http1: Http1Options::default(),
-        http2: Http2Options::default(),
-    }
+    HttpConnectionManager::new("", RouteSource::Rds("r".into()))
 }
 
 fn head(headers: &[(&str, &str)]) -> RequestHead {
