@@ -10,12 +10,8 @@ use crate::worker::Worker;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-
-/// How often a draining worker looks whether its last connection has ended.
-const DRAIN_CHECK: Duration = Duration::from_millis(100);
 
 type Question = Box<dyn FnOnce(&Rc<Worker>) + Send>;
 
@@ -94,7 +90,14 @@ impl Workers {
             // Who asks may be gone before the answer is there.
             let question: Question = Box::new(move |worker| drop(answer.send(ask(worker))));
             let _ = commands.send(Command::Ask(question));
-            answered
+            async move {
+                tokio::select! {
+                    biased;
+                    answer = answered => answer.ok(),
+                    // A question that is sent while the worker ends may lie in the channel for ever.
+                    () = commands.closed() => None,
+                }
+            }
         });
         let answers = futures_util::future::join_all(asked.collect::<Vec<_>>()).await;
         answers.into_iter().flatten().collect()
@@ -132,21 +135,9 @@ async fn run(index: usize, shared: Arc<Shared>, mut commands: mpsc::UnboundedRec
                 drop(ended);
                 break;
             }
-            () = drained(&worker) => break,
         }
     }
     tracing::debug!(index, connections = worker.connections(), "worker ends");
-}
-
-/// Returns once the proxy drains and no connection is left here.
-async fn drained(worker: &Rc<Worker>) {
-    worker.draining().await;
-    loop {
-        tokio::time::sleep(DRAIN_CHECK).await;
-        if worker.connections() == 0 {
-            return;
-        }
-    }
 }
 
 fn obey(worker: &Rc<Worker>, command: Command) {
@@ -156,5 +147,24 @@ fn obey(worker: &Rc<Worker>, command: Command) {
             Ok(socket) => drop(tokio::task::spawn_local(accept::accept(Rc::clone(worker), gate, socket, stop))),
             Err(error) => tracing::error!(?gate, %error, "a worker cannot accept"),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn nobody_waits_for_the_answer_of_a_worker_that_has_ended() {
+        let (sender, mut receiver) = mpsc::unbounded_channel();
+        let workers = Workers { commands: [sender].into() };
+        let asking = tokio::spawn(async move { workers.gather(|worker| worker.connections()).await });
+        // Neither answered nor dropped.
+        let question = receiver.recv().await;
+        drop(receiver);
+        let answers = tokio::time::timeout(Duration::from_secs(5), asking).await.expect("an end").expect("a task");
+        assert!(answers.is_empty());
+        drop(question);
     }
 }
