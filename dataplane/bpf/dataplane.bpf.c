@@ -30,25 +30,6 @@ INLINE int quotes_own_packet(struct __sk_buff *skb, const struct packet *packet)
 	return same_address(&quoted, &packet->source);
 }
 
-/* What a pod answers to a connection tells whether it takes any on that port; a reset that refuses one has the
- * sequence number 0 (RFC 9293, 3.10.7.1). */
-INLINE void note_answer(struct __sk_buff *skb, const struct packet *packet)
-{
-	struct pod_port key = { .ifindex = skb->ifindex, .port = packet->source_port, .ip_version = packet->ip_version };
-	__u8 flags = packet->tcp_flags & (TCP_SYN | TCP_RST | TCP_ACK);
-	__be32 sequence;
-	if (packet->protocol != IPPROTO_TCP || !has_ports(packet))
-		return;
-	if (flags == (TCP_SYN | TCP_ACK))
-		bpf_map_delete_elem(&SHUT, &key);
-	if (flags != (TCP_RST | TCP_ACK))
-		return;
-	if (bpf_skb_load_bytes(skb, packet->transport + 4, &sequence, sizeof(sequence)) || sequence)
-		return;
-	__u64 now = bpf_ktime_get_ns();
-	bpf_map_update_elem(&SHUT, &key, &now, BPF_ANY);
-}
-
 INLINE int from_pod(struct __sk_buff *skb, const struct port *port)
 {
 	struct packet packet = {};
@@ -67,7 +48,6 @@ INLINE int from_pod(struct __sk_buff *skb, const struct port *port)
 		return drop(REFUSE(SPOOFED_IP));
 	if (!(port->flags & PORT_OPEN))
 		return drop(REFUSE(PORT_CLOSED));
-	note_answer(skb, &packet);
 	if ((port->flags & PORT_GOVERNED) && is_for_proxy(&packet)) {
 		enum governance governance = govern(&packet, port, skb->ifindex);
 		if (governance == REFUSED)
@@ -278,8 +258,7 @@ INLINE int is_shut(struct bpf_sk_lookup *lookup, __u32 ifindex)
 	__u32 port;
 	READ_CONTEXT(port, lookup->local_port);
 	key.port = bpf_htons((__u16)port);
-	__u64 *since = bpf_map_lookup_elem(&SHUT, &key);
-	return since && bpf_ktime_get_ns() - *since < SHUT_NS;
+	return bpf_map_lookup_elem(&SHUT, &key) != 0;
 }
 
 SEC("sk_lookup")

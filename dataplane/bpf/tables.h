@@ -7,8 +7,6 @@
 #include <bpf/bpf_helpers.h>
 #include "drop_reason.h"
 
-/* A refusal is held against a port for so long: the proxy asks it again within that. */
-#define SHUT_NS 2500000000ULL
 #define MAX_PORTS 1024
 #define MAX_SERVICES 4096
 #define MAX_BACKENDS 16384
@@ -166,8 +164,8 @@ MAP(FLOWS, BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct flow, 65536);
 MAP(ORIGINS, BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct origin, 65536);
 MAP(FRAGMENTS, BPF_MAP_TYPE_LRU_HASH, struct fragment_key, struct fragment, 4096);
 MAP(BYPASSED, BPF_MAP_TYPE_LRU_HASH, struct flow_key, __u32, 65536);
-/* When a pod refused a connection, and has taken none on that port since; in ns of the monotonic clock. */
-MAP(SHUT, BPF_MAP_TYPE_LRU_HASH, struct pod_port, __u64, 4096);
+/* Where probes ask and the pod does not listen. */
+MAP(SHUT, BPF_MAP_TYPE_HASH, struct pod_port, __u8, MAX_PORTS * 16);
 MAP(UPLINK, BPF_MAP_TYPE_ARRAY, __u32, struct uplink, 1);
 MAP(HOST, BPF_MAP_TYPE_ARRAY, __u32, struct host, 1);
 MAP(COUNTERS, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counters, MAX_PORTS);

@@ -1,7 +1,9 @@
 //! The state, the kernel that holds it, and who hears of changes. Everything that changes the dataplane
 //! goes through here, one at a time.
 
-use crate::state::{ApplyError, Change, Code, Device, Devices, Image, OwnRoutes, Port, State, difference, saved};
+use crate::state::{
+    ApplyError, Change, Code, Device, Devices, Image, OwnRoutes, Port, Probed, State, difference, saved,
+};
 use crate::sys::KernelError;
 use mesh_api::dataplane as wire;
 use mesh_api::dataplane::operation::Operation as Kind;
@@ -203,8 +205,13 @@ impl<D: Door> Engine<D> {
         Ok(())
     }
 
-    /// The proxy has taken over a port's workload.
-    pub async fn ready(&mut self, id: &str, workload_uid: &str) -> Result<(), EngineError> {
+    /// The proxy has taken over a port's workload, and says what it knows of where probes ask, if that counts.
+    pub async fn ready(
+        &mut self,
+        id: &str,
+        workload_uid: &str,
+        probed: Option<&BTreeMap<Probed, Option<bool>>>,
+    ) -> Result<(), EngineError> {
         let port = self.port(id)?;
         let other = || EngineError::OtherWorkload {
             id: id.to_owned(),
@@ -212,7 +219,7 @@ impl<D: Door> Engine<D> {
             said: workload_uid.to_owned(),
         };
         let next = self.state.with_readiness(id, Some(workload_uid), Ok(())).ok_or_else(other)?;
-        self.replace(next, true).await
+        self.replace(probed.into_iter().fold(next, |next, probed| next.with_probed(id, probed)), true).await
     }
 
     /// The proxy has given it up.

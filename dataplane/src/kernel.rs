@@ -120,6 +120,9 @@ impl Kernel {
         for key in maps.services.keys().flatten().filter(|key| !image.services.contains_key(key)).collect::<Vec<_>>() {
             maps.services.remove(&key).map_err(|error| KernelError::map("SERVICES", "write", &error))?;
         }
+        for key in maps.shut.keys().flatten().filter(|key| !image.shut.contains_key(key)).collect::<Vec<_>>() {
+            maps.shut.remove(&key).map_err(|error| KernelError::map("SHUT", "write", &error))?;
+        }
         let wanted: Vec<_> = image.routes.keys().map(|prefix| trie_key(*prefix)).collect();
         let is_wanted =
             |key: &TrieKey| wanted.iter().any(|one| one.prefix_len() == key.prefix_len() && one.data() == key.data());
@@ -307,6 +310,10 @@ impl Door for Kernel {
 
 fn write(maps: &mut Maps, change: &Change) -> Result<(), KernelError> {
     match change {
+        Change::Shut(one) => match one.after {
+            Some(mark) => wrote("SHUT", maps.shut.insert(one.key, mark, 0)),
+            None => gone("SHUT", maps.shut.remove(&one.key)),
+        },
         Change::Port(one) => match one.after {
             Some(port) => wrote("PORTS", maps.ports.insert(one.key, port, 0)),
             None => gone("PORTS", maps.ports.remove(&one.key)),

@@ -58,7 +58,11 @@ fn nothing_passes_until_the_proxy_listens_and_is_ready() {
     proxy.ready(1);
     assert_eq!(refused(&lab), ErrorKind::TimedOut);
     assert!(lab.drops("vf1", "no_listener") >= 1);
-    let other = mesh_api::steering::PortReady { port_id: "vf1".to_owned(), workload_uid: "uid-9".to_owned() };
+    let other = mesh_api::steering::PortReady {
+        port_id: "vf1".to_owned(),
+        workload_uid: "uid-9".to_owned(),
+        ..Default::default()
+    };
     let error = proxy.ask(mesh_api::steering::from_proxy::Message::PortReady(other), None).expect_err("other workload");
     assert!(error.contains("uid-1"), "{error}");
 }

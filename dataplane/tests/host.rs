@@ -7,7 +7,7 @@ use lab::*;
 use mesh_api::dataplane as wire;
 use mesh_api::dataplane::operation::Operation as Kind;
 use mesh_api::steering::from_proxy::Message as Asked;
-use mesh_api::steering::{Direction, RegisterListener};
+use mesh_api::steering::{Direction, Listening, PortReady, ProbedPort, RegisterListener};
 use nix::sys::signal::Signal;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, UdpSocket};
@@ -70,28 +70,45 @@ fn the_proxy_reaches_a_pod_in_the_hosts_name() {
 }
 
 #[test]
-fn a_port_that_the_pod_has_just_refused_is_refused_to_the_host_until_it_takes_connections() {
-    let lab = host("hostshut", [port(1)]);
+fn where_probes_ask_the_host_is_refused_until_the_pod_is_known_to_listen() {
+    let mut lab = host("hostshut", [port(1)]);
     let mut proxy = Proxy::connect(&lab);
     let _outbound = proxy.govern(&lab, 1);
     let listener = proxy.govern_host(&lab, 4);
-    // The host's connection would be taken before the proxy can ask the pod; it has asked it already.
-    let ask = |lab: &Lab| lab.within("dpu", || call("rep1", "169.254.1.1:0", "10.1.0.1:27017").map(drop));
-    assert_eq!(ask(&lab).expect_err("nobody listens").kind(), ErrorKind::ConnectionRefused);
-    assert!(lab.within("host", || connect("10.1.0.1:27017", BRIEF).is_err()));
+    let is_refused = |lab: &Lab| lab.within("host", || connect("10.1.0.1:27017", BRIEF).is_err());
+    let is_taken = |lab: &Lab, listener: &TcpListener, to: &'static str| {
+        let caller = lab.spawn("host", move || connect(to, PATIENCE).is_ok());
+        accept(listener).is_some() && caller.join().expect("caller")
+    };
+    assert!(is_taken(&lab, &listener, "10.1.0.1:27017"), "nobody probes it");
+    proxy.probed(1, 27017, Listening::Unknown);
+    assert!(is_refused(&lab), "nobody has asked the pod");
     assert!(lab.drops("vf1", "not_listening") >= 1);
-    let other = lab.spawn("host", || connect("10.1.0.1:27018", PATIENCE).is_ok());
-    assert!(accept(&listener).is_some() && other.join().expect("caller"), "another port of it");
-    let server = lab.within("pod1", || TcpListener::bind("10.1.0.1:27017").expect("bind"));
-    ask(&lab).expect("the pod listens");
-    let caller = lab.spawn("host", || connect("10.1.0.1:27017", PATIENCE).is_ok());
-    assert!(accept(&listener).is_some() && caller.join().expect("caller"));
-    // An old refusal is none: nobody may have asked since.
-    drop(server);
-    ask(&lab).expect_err("nobody listens any more");
-    std::thread::sleep(std::time::Duration::from_secs(3));
-    let caller = lab.spawn("host", || connect("10.1.0.1:27017", PATIENCE).is_ok());
-    assert!(accept(&listener).is_some() && caller.join().expect("caller"));
+    assert!(is_taken(&lab, &listener, "10.1.0.1:27018"), "another port of it");
+    proxy.probed(1, 27017, Listening::Yes);
+    assert!(is_taken(&lab, &listener, "10.1.0.1:27017"));
+    // A new proxy has not asked yet, and the older one has no say any more.
+    let mut newer = Proxy::started(&lab, 2);
+    newer.probed(1, 27017, Listening::Unknown);
+    assert!(is_taken(&lab, &listener, "10.1.0.1:27017"));
+    newer.probed(1, 27017, Listening::No);
+    proxy.probed(1, 27017, Listening::Yes);
+    assert!(is_refused(&lab));
+    // Also after a restart, before any proxy has spoken.
+    lab.stop(Signal::SIGKILL);
+    lab.start();
+    assert!(is_refused(&lab));
+    let mut proxy = Proxy::connect(&lab);
+    let listener = proxy.govern_host(&lab, 4);
+    proxy.ready(1);
+    assert!(is_taken(&lab, &listener, "10.1.0.1:27017"), "nobody probes it any more");
+    let said = PortReady {
+        port_id: "vf1".to_owned(),
+        workload_uid: "uid-1".to_owned(),
+        probed: vec![ProbedPort { ip_version: 5, port: 80, listening: 0 }],
+    };
+    let error = proxy.ask(Asked::PortReady(said), None).expect_err("there is no such thing");
+    assert!(error.contains("IP version 5"), "{error}");
 }
 
 #[test]

@@ -138,6 +138,7 @@ pub async fn serve(
         state: watch::Sender::new(State::default()),
         phase: watch::Sender::new(Phase::Serving),
         report: watch::Sender::new(Arc::new(Report::default())),
+        answers: watch::Sender::default(),
         names: Names::new(tokio::runtime::Handle::current()),
         log_files: LogFiles::new(flush),
     });

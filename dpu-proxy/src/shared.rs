@@ -5,10 +5,10 @@ use crate::tls::secrets::Secrets;
 use crate::upstream::dns::Names;
 use dpu_proxy_core::config::Unsupported;
 use dpu_proxy_core::config::assemble::Incomplete;
-use dpu_proxy_core::model::Snapshot;
+use dpu_proxy_core::model::{ProbeKind, Snapshot, Workload};
 use mesh_model::{PortId, WorkloadUid};
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -83,6 +83,30 @@ pub struct Settings {
     pub started: Instant,
 }
 
+/// A TCP port of a workload that a `tcpSocket` probe asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProbedPort {
+    pub port: PortId,
+    pub workload: WorkloadUid,
+    pub address: SocketAddr,
+}
+
+impl ProbedPort {
+    /// Those of a workload, at each of its addresses.
+    pub fn of(workload: &Workload) -> impl Iterator<Item = Self> {
+        let probes = workload.probes.iter().filter(|probe| probe.kind == ProbeKind::Tcp);
+        probes.flat_map(|probe| workload.addresses.iter().map(|address| Self::at(workload, *address, probe.port)))
+    }
+
+    /// The one of a workload there.
+    pub fn at(workload: &Workload, address: IpAddr, port: u16) -> Self {
+        Self { port: workload.port.clone(), workload: workload.uid.clone(), address: SocketAddr::new(address, port) }
+    }
+}
+
+/// Whether pods listen where they are probed, as far as they have been asked.
+pub type Answers = BTreeMap<ProbedPort, bool>;
+
 /// What the process has once.
 #[derive(Debug)]
 pub struct Shared {
@@ -90,6 +114,7 @@ pub struct Shared {
     pub state: watch::Sender<State>,
     pub phase: watch::Sender<Phase>,
     pub report: watch::Sender<Arc<Report>>,
+    pub answers: watch::Sender<Answers>,
     pub names: Names,
     pub log_files: LogFiles,
 }

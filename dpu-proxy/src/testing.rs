@@ -31,6 +31,7 @@ pub fn shared(snapshot: Snapshot, hop_log: Option<PathBuf>) -> Arc<Shared> {
         state: watch::Sender::new(State { snapshot: Arc::new(snapshot), ..State::default() }),
         phase: watch::Sender::new(Phase::Serving),
         report: watch::Sender::new(Arc::new(Report::default())),
+        answers: watch::Sender::default(),
         names: Names::new(tokio::runtime::Handle::current()),
         log_files: LogFiles::new(LOG_FLUSH),
     })

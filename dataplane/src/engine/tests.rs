@@ -1,7 +1,7 @@
 //! All or nothing, against a kernel that refuses.
 
 use super::*;
-use crate::state::Hop;
+use crate::state::{Hop, Probed};
 use mesh_model::MacAddress;
 
 /// A kernel that remembers its tables, and refuses the step with that number.
@@ -37,6 +37,7 @@ impl Door for Fake {
 
     async fn carry_out(&mut self, change: &Change) -> Result<(), KernelError> {
         match change {
+            Change::Shut(change) => set(&mut self.image.shut, change),
             Change::Wire(change) => set(&mut self.image.wires, change),
             Change::Port(change) => set(&mut self.image.ports, change),
             Change::Endpoint(change) => set(&mut self.image.endpoints, change),
@@ -110,12 +111,35 @@ async fn a_port_opens_when_the_proxy_is_ready_and_closes_when_it_gives_up() {
     engine.apply(&operations()).await.expect("apply");
     let ports = engine.ports();
     assert!(!ports.borrow()["vf1"].is_open());
-    assert!(engine.ready("vf1", "uid-2").await.expect_err("another workload").to_string().contains("uid-1"));
-    assert!(engine.ready("vf9", "uid-9").await.is_err());
-    engine.ready("vf1", "uid-1").await.expect("ready");
+    assert!(engine.ready("vf1", "uid-2", None).await.expect_err("another workload").to_string().contains("uid-1"));
+    assert!(engine.ready("vf9", "uid-9", None).await.is_err());
+    engine.ready("vf1", "uid-1", None).await.expect("ready");
     assert!(ports.borrow()["vf1"].is_open());
     engine.not_ready("vf1", "no certificate").await.expect("not ready");
     assert_eq!(ports.borrow()["vf1"].status().reason, "no certificate");
+}
+
+fn probed(listens: Option<bool>) -> BTreeMap<Probed, Option<bool>> {
+    [(Probed { ip_version: 4, port: 27017 }, listens)].into()
+}
+
+#[tokio::test]
+async fn where_probes_ask_is_shut_until_the_pod_is_known_to_listen_and_gone_with_the_port() {
+    let mut engine = engine(None);
+    engine.apply(&operations()).await.expect("apply");
+    for (says, is_shut) in [(None, true), (Some(true), false), (None, false), (Some(false), true), (None, true)] {
+        engine.ready("vf1", "uid-1", Some(&probed(says))).await.expect("ready");
+        assert_eq!(engine.door.image.shut.len() == 1, is_shut, "after {says:?}");
+    }
+    engine.ready("vf1", "uid-1", None).await.expect("of no account");
+    let key = *engine.door.image.shut.keys().next().expect("still shut");
+    assert_eq!((key.ip_version, key.port), (4, 27017_u16.to_be_bytes()));
+    engine.ready("vf1", "uid-1", Some(&BTreeMap::new())).await.expect("no probes");
+    assert!(engine.door.image.shut.is_empty());
+    engine.ready("vf1", "uid-1", Some(&probed(None))).await.expect("ready");
+    let delete = wire::Operation { operation: Some(Kind::DeletePortId("vf1".to_owned())) };
+    engine.apply(&[delete]).await.expect("delete");
+    assert!(engine.door.image.shut.is_empty());
 }
 
 #[tokio::test]
@@ -126,8 +150,8 @@ async fn a_restart_goes_on_from_the_file_with_the_same_slots_and_without_new_cou
     first.apply(&operations()).await.expect("apply");
     let delete = wire::Operation { operation: Some(Kind::DeletePortId("vf1".to_owned())) };
     first.apply(&[delete]).await.expect("delete");
-    first.ready("vf2", "uid-2").await.expect("ready");
-    assert_eq!(first.door.zeroed, [1, 2]);
+    first.ready("vf2", "uid-2", Some(&probed(None))).await.expect("ready");
+    assert_eq!((&first.door.zeroed, first.door.image.shut.len()), (&vec![1, 2], 1));
     let mut second = engine(Some(file.clone()));
     second.restore().await.expect("restore");
     assert_eq!((second.state(), &second.door.image), (first.state(), &first.door.image));

@@ -38,6 +38,8 @@ pub type OwnRoutes = BTreeMap<IpNet, Hop>;
 /// Contents of all maps, and the wiring of all representors.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Image {
+    /// Where probes ask and the pod does not listen.
+    pub shut: BTreeMap<abi::PodPort, u8>,
     pub wires: BTreeMap<u32, Wire>,
     pub ports: BTreeMap<u32, abi::Port>,
     pub endpoints: BTreeMap<abi::EndpointKey, u32>,
@@ -65,6 +67,7 @@ impl<K: Clone, V: Clone> Difference<K, V> {
 /// One step in the kernel.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
+    Shut(Difference<abi::PodPort, u8>),
     Wire(Difference<u32, Wire>),
     Port(Difference<u32, abi::Port>),
     Endpoint(Difference<abi::EndpointKey, u32>),
@@ -78,6 +81,7 @@ impl Change {
     /// The step back.
     pub fn undone(&self) -> Self {
         match self {
+            Self::Shut(one) => Self::Shut(one.undone()),
             Self::Wire(one) => Self::Wire(one.undone()),
             Self::Port(one) => Self::Port(one.undone()),
             Self::Endpoint(one) => Self::Endpoint(one.undone()),
@@ -93,6 +97,7 @@ impl Change {
 pub fn difference(before: &Image, after: &Image) -> Vec<Change> {
     let mut going = Vec::new();
     let mut coming = Vec::new();
+    split(&before.shut, &after.shut, Change::Shut, &mut coming, &mut going);
     split(&before.wires, &after.wires, Change::Wire, &mut coming, &mut going);
     split(&before.ports, &after.ports, Change::Port, &mut coming, &mut going);
     split(&before.endpoints, &after.endpoints, Change::Endpoint, &mut coming, &mut going);
@@ -186,6 +191,10 @@ impl Image {
         let flags = flags.iter().filter(|(holds, _)| *holds).map(|(_, flag)| flag).sum();
         let (mac, gateway_mac) = (port.mac.0, port.device.mac.0);
         self.ports.insert(ifindex, abi::Port { slot: port.slot, vni: 0, flags, mac, gateway_mac });
+        for place in port.probed.iter().filter(|(_, listens)| !**listens).map(|(place, _)| place) {
+            let (port, ip_version) = (place.port.to_be_bytes(), place.ip_version);
+            self.shut.insert(abi::PodPort { ifindex, port, ip_version, zero: 0 }, 1);
+        }
         for address in &port.addresses {
             self.endpoints.insert(abi::EndpointKey { vni: 0, address: (*address).into() }, ifindex);
         }

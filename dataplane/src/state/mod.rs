@@ -42,6 +42,16 @@ pub struct Port {
     pub ready: bool,
     /// Why it is not, for a person.
     pub reason: String,
+    /// Where probes ask, and whether the pod listens there.
+    pub probed: BTreeMap<Probed, bool>,
+}
+
+/// A TCP port of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Probed {
+    /// 4 or 6.
+    pub ip_version: u8,
+    pub port: u16,
 }
 
 impl Port {
@@ -171,7 +181,8 @@ impl State {
         };
         let ready = same.is_some_and(|port| port.ready);
         let reason = same.map_or_else(|| NOT_READY_YET.to_owned(), |port| port.reason.clone());
-        let port = Port { wire: wire.clone(), device, mac, addresses, slot, ready, reason };
+        let probed = same.map(|port| port.probed.clone()).unwrap_or_default();
+        let port = Port { wire: wire.clone(), device, mac, addresses, slot, ready, reason, probed };
         self.ports.insert(wire.id.clone(), port);
         Ok(())
     }
@@ -244,6 +255,17 @@ impl State {
         port.ready = readiness.is_ok();
         port.reason = readiness.err().unwrap_or_default();
         Some(next)
+    }
+
+    /// The state after the proxy said where probes ask, and whether the pod listens there. Where it does not know, what
+    /// was known stays, and without that the pod does not listen.
+    pub fn with_probed(mut self, id: &str, probed: &BTreeMap<Probed, Option<bool>>) -> Self {
+        if let Some(port) = self.ports.get_mut(id) {
+            let before = std::mem::take(&mut port.probed);
+            let known = |place: &Probed| before.get(place).copied().unwrap_or(false);
+            port.probed = probed.iter().map(|(place, says)| (*place, says.unwrap_or_else(|| known(place)))).collect();
+        }
+        self
     }
 }
 

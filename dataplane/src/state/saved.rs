@@ -1,6 +1,6 @@
 //! The state in a file, so that a restart goes on where the last process stopped.
 
-use super::{Devices, Port, State};
+use super::{Devices, Port, Probed, State};
 use mesh_api::dataplane as wire;
 use mesh_api::dataplane::operation::Operation as Kind;
 use prost::Message;
@@ -19,6 +19,21 @@ struct Saved {
     ready: Vec<String>,
     #[prost(message, repeated, tag = "4")]
     backends: Vec<Place>,
+    #[prost(message, repeated, tag = "5")]
+    probed: Vec<Asked>,
+}
+
+/// Where probes ask, and whether the pod listens there.
+#[derive(Clone, PartialEq, Message)]
+struct Asked {
+    #[prost(string, tag = "1")]
+    port_id: String,
+    #[prost(uint32, tag = "2")]
+    ip_version: u32,
+    #[prost(uint32, tag = "3")]
+    port: u32,
+    #[prost(bool, tag = "4")]
+    listens: bool,
 }
 
 /// A name and its number.
@@ -32,6 +47,15 @@ struct Place {
 
 fn place(name: impl ToString, number: u32) -> Place {
     Place { name: name.to_string(), number }
+}
+
+fn asked(id: &str, port: &Port) -> impl Iterator<Item = Asked> {
+    port.probed.iter().map(move |(place, listens)| Asked {
+        port_id: id.to_owned(),
+        ip_version: place.ip_version.into(),
+        port: place.port.into(),
+        listens: *listens,
+    })
 }
 
 impl State {
@@ -53,6 +77,7 @@ impl State {
             slots: self.ports.iter().map(|(id, port)| place(id, port.slot)).collect(),
             ready: self.ports.values().filter(|port| port.ready).map(|port| port.wire.id.clone()).collect(),
             backends: self.backends.iter().map(|(backend, number)| place(backend, *number)).collect(),
+            probed: self.ports.iter().flat_map(|(id, port)| asked(id, port)).collect(),
         };
         let draft = path.with_extension("draft");
         std::fs::write(&draft, saved.encode_to_vec())?;
@@ -64,6 +89,14 @@ impl State {
 pub fn representors(bytes: &[u8]) -> Result<Vec<String>, prost::DecodeError> {
     let saved = Saved::decode(bytes)?;
     Ok(saved.state.unwrap_or_default().ports.into_iter().map(|port| port.representor).collect())
+}
+
+/// What another version wrote there is left out: the proxy says it again.
+fn recall(state: &mut State, asked: &Asked) {
+    let place = (u8::try_from(asked.ip_version), u16::try_from(asked.port));
+    if let ((Ok(ip_version), Ok(port)), Some(of)) = (place, state.ports.get_mut(&asked.port_id)) {
+        of.probed.insert(Probed { ip_version, port }, asked.listens);
+    }
 }
 
 /// The saved state, without what does not fit any more, which is logged.
@@ -83,6 +116,9 @@ pub fn restore(bytes: &[u8], devices: &Devices) -> Result<State, prost::DecodeEr
     };
     let slots: BTreeMap<_, _> = saved.slots.iter().map(|place| (place.name.as_str(), place.number)).collect();
     state.ports.values_mut().for_each(|port| resume(port, &slots, &saved.ready));
+    for asked in saved.probed {
+        recall(&mut state, &asked);
+    }
     let used: Vec<SocketAddr> = state.services.values().flat_map(|service| service.backends.clone()).collect();
     state.backends.retain(|backend, _| used.contains(backend));
     state.epoch = wire.epoch;

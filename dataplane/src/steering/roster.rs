@@ -28,6 +28,12 @@ struct Proxy {
     is_leaving: bool,
 }
 
+impl Proxy {
+    fn is_ready(&self, port: &str, workload: &str) -> bool {
+        matches!(self.words.get(port), Some(Ok(uid)) if uid == workload)
+    }
+}
+
 impl Roster {
     /// A proxy says who it is.
     pub fn join(&mut self, rank: Rank) {
@@ -75,6 +81,11 @@ impl Roster {
         is_ready || !self.is_served(port, workload)
     }
 
+    /// No newer one is ready for the port's workload.
+    pub fn is_newest_ready(&self, rank: Rank, port: &str, workload: &str) -> bool {
+        self.newer(rank).all(|proxy| !proxy.is_ready(port, workload))
+    }
+
     /// A port is gone: what was said of it is of no account.
     pub fn forget(&mut self, port: &str) {
         for proxy in self.proxies.values_mut() {
@@ -101,7 +112,7 @@ impl Roster {
     }
 
     fn is_served(&self, port: &str, workload: &str) -> bool {
-        self.proxies.values().any(|proxy| matches!(proxy.words.get(port), Some(Ok(uid)) if uid == workload))
+        self.proxies.values().any(|proxy| proxy.is_ready(port, workload))
     }
 
     /// Why the newest that spoke of a port does not serve it.
@@ -143,6 +154,17 @@ mod tests {
         assert_eq!(roster.leave(OLD), [("vf1".to_owned(), "no configuration yet".to_owned())]);
         assert!(ready(&mut roster, NEW));
         assert!(not_ready(&mut roster, NEW), "the only one counts");
+    }
+
+    #[test]
+    fn the_newest_that_is_ready_for_this_workload_has_the_say() {
+        let mut roster = both();
+        ready(&mut roster, OLD);
+        not_ready(&mut roster, NEW);
+        assert!(roster.is_newest_ready(OLD, "vf1", "uid"));
+        ready(&mut roster, NEW);
+        assert!(!roster.is_newest_ready(OLD, "vf1", "uid") && roster.is_newest_ready(NEW, "vf1", "uid"));
+        assert!(roster.is_newest_ready(OLD, "vf1", "other-uid"));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use super::Steering;
 use super::roster::{Rank, Roster};
 use crate::engine::{Door, Engine, Ports, Way};
-use crate::state::Port;
+use crate::state::{Port, Probed};
 use crate::sys::seqpacket::Peer;
 use mesh_api::steering as wire;
 use mesh_api::steering::from_dataplane::Message as Said;
@@ -92,8 +92,8 @@ impl<D: Door + 'static> Session<'_, D> {
         match message {
             Asked::Hello(_) => Ok(()),
             Asked::RegisterListener(request) => self.steering.register(rank, &request, descriptors).await,
-            Asked::PortReady(port) => self.steering.port(rank, &port.port_id, Ok(port.workload_uid)).await,
-            Asked::PortNotReady(port) => self.steering.port(rank, &port.port_id, Err(port.reason)).await,
+            Asked::PortReady(port) => self.steering.ready(rank, port).await,
+            Asked::PortNotReady(port) => self.steering.not_ready(rank, port).await,
             Asked::TakenOver(_) => {
                 self.steering.roster.send_modify(|roster| roster.take_over(rank));
                 Ok(())
@@ -158,17 +158,28 @@ impl<D: Door + 'static> Steering<D> {
         }
     }
 
-    /// A proxy is ready for a port's workload, or says why not.
-    async fn port(&self, rank: Rank, id: &str, word: Result<String, String>) -> Result<(), String> {
+    /// A proxy is ready for a port's workload.
+    async fn ready(&self, rank: Rank, said: wire::PortReady) -> Result<(), String> {
+        let (id, uid) = (&said.port_id, &said.workload_uid);
+        let probed = probed(&said.probed)?;
         let mut engine = self.engine.lock().await;
-        let workload = engine.state().ports.get(id).map(|port| port.wire.workload_uid.clone()).unwrap_or_default();
-        let counts = self.of_roster(|roster| roster.say(rank, id, &workload, word.clone()));
-        let done = match word {
-            Ok(uid) => engine.ready(id, &uid).await,
-            Err(reason) if counts => engine.not_ready(id, &reason).await,
-            Err(_) => Ok(()),
-        };
-        done.map_err(|error| error.to_string())
+        let workload = workload_of(&engine, id);
+        let has_the_say = self.of_roster(|roster| {
+            roster.say(rank, id, &workload, Ok(uid.clone()));
+            roster.is_newest_ready(rank, id, &workload)
+        });
+        engine.ready(id, uid, has_the_say.then_some(&probed)).await.map_err(|error| error.to_string())
+    }
+
+    /// A proxy says why it is not.
+    async fn not_ready(&self, rank: Rank, said: wire::PortNotReady) -> Result<(), String> {
+        let mut engine = self.engine.lock().await;
+        let workload = workload_of(&engine, &said.port_id);
+        let word = Err(said.reason.clone());
+        match self.of_roster(|roster| roster.say(rank, &said.port_id, &workload, word)) {
+            true => engine.not_ready(&said.port_id, &said.reason).await.map_err(|error| error.to_string()),
+            false => Ok(()),
+        }
     }
 
     /// A proxy serves nothing from now on: what nobody else serves is closed where somebody could.
@@ -184,6 +195,27 @@ impl<D: Door + 'static> Steering<D> {
         self.roster.send_modify(|roster| outcome = Some(step(roster)));
         outcome.expect("the closure ran")
     }
+}
+
+fn workload_of<D: Door>(engine: &Engine<D>, port: &str) -> String {
+    engine.state().ports.get(port).map(|port| port.wire.workload_uid.clone()).unwrap_or_default()
+}
+
+fn probed(said: &[wire::ProbedPort]) -> Result<BTreeMap<Probed, Option<bool>>, String> {
+    let one = |one: &wire::ProbedPort| {
+        let ip_version = u8::try_from(one.ip_version).ok().filter(|version| [4, 6].contains(version))?;
+        let port = u16::try_from(one.port).ok().filter(|port| *port != 0)?;
+        let listens = match one.listening() {
+            wire::Listening::Unknown => None,
+            wire::Listening::No => Some(false),
+            wire::Listening::Yes => Some(true),
+        };
+        Some((Probed { ip_version, port }, listens))
+    };
+    let whole = |said: &wire::ProbedPort| {
+        one(said).ok_or_else(|| format!("there is no TCP port {} of IP version {}", said.port, said.ip_version))
+    };
+    said.iter().map(whole).collect()
 }
 
 async fn close<D: Door>(engine: &mut Engine<D>, port: &str, reason: &str) {

@@ -112,6 +112,16 @@ pub struct ListenerKey {
     pub ip_version: u32,
 }
 
+/// A TCP port of a pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(C)]
+pub struct PodPort {
+    pub ifindex: u32,
+    pub port: [u8; 2],
+    pub ip_version: u8,
+    pub zero: u8,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Uplink {
@@ -146,7 +156,20 @@ macro_rules! pod {
         unsafe impl aya::Pod for $name {}
     )*};
 }
-pod!(Port, EndpointKey, RoutePrefix, NextHop, ServiceKey, Service, Backend, ListenerKey, Uplink, Host, Counters);
+pod!(
+    Port,
+    EndpointKey,
+    RoutePrefix,
+    NextHop,
+    ServiceKey,
+    Service,
+    Backend,
+    ListenerKey,
+    PodPort,
+    Uplink,
+    Host,
+    Counters
+);
 
 #[cfg(test)]
 mod tests {
@@ -160,6 +183,7 @@ mod tests {
         assert_eq!(size_of::<NextHop>(), 24);
         assert_eq!(size_of::<ServiceKey>(), 24);
         assert_eq!(size_of::<Backend>(), 24);
+        assert_eq!(size_of::<PodPort>(), 8);
         assert_eq!(size_of::<Uplink>(), 12);
         assert_eq!(size_of::<Counters>(), 8 * (5 + DROP_REASON_ROOM));
     }

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dataplane.bpf.o"));
 
 /// Folder of the pins below `--bpf-dir`; changes when a map's layout does.
-const LAYOUT: &str = "2";
+const LAYOUT: &str = "3";
 const MAPS: [&str; 15] = [
     "PORTS",
     "ENDPOINTS",
@@ -73,6 +73,7 @@ pub struct Maps {
     pub services: HashMap<MapData, abi::ServiceKey, abi::Service>,
     pub maglev: Array<MapData, u32>,
     pub backends: Array<MapData, abi::Backend>,
+    pub shut: HashMap<MapData, abi::PodPort, u8>,
     pub uplink: Array<MapData, abi::Uplink>,
     pub host: Array<MapData, abi::Host>,
     pub listeners: SockHash<MapData, abi::ListenerKey>,
@@ -87,6 +88,7 @@ impl Maps {
             services: typed(object, "SERVICES")?,
             maglev: typed(object, "MAGLEV")?,
             backends: typed(object, "BACKENDS")?,
+            shut: typed(object, "SHUT")?,
             uplink: typed(object, "UPLINK")?,
             host: typed(object, "HOST")?,
             listeners: typed(object, "LISTENERS")?,

@@ -106,7 +106,17 @@ impl Proxy {
     }
 
     pub fn ready(&mut self, number: u8) {
-        let ready = wire::PortReady { port_id: format!("vf{number}"), workload_uid: format!("uid-{number}") };
+        self.say_ready(number, Vec::new());
+    }
+
+    /// Ready, and what is known of a port that probes ask.
+    pub fn probed(&mut self, number: u8, port: u16, listening: wire::Listening) {
+        let one = wire::ProbedPort { ip_version: 4, port: port.into(), listening: listening.into() };
+        self.say_ready(number, vec![one]);
+    }
+
+    fn say_ready(&mut self, number: u8, probed: Vec<wire::ProbedPort>) {
+        let ready = wire::PortReady { port_id: format!("vf{number}"), workload_uid: format!("uid-{number}"), probed };
         self.ask(Asked::PortReady(ready), None).expect("ready");
     }
 

@@ -99,6 +99,8 @@ enum Input {
     DrainListeners,
     /// It is time to look again.
     Tick,
+    /// Pods answered where they are probed.
+    Answers,
 }
 
 /// The next event of a party; never, without it.
@@ -147,6 +149,7 @@ impl Control {
         self.belongings = parties.belongings;
         let fetched = tokio::time::sleep(INITIAL_FETCH_TIMEOUT);
         tokio::pin!(fetched);
+        let mut answers = self.shared.answers.subscribe();
         self.publish();
         loop {
             let waits = !self.configuration.is_complete();
@@ -162,6 +165,7 @@ impl Control {
                 event = next(&mut identity_events) => Input::Identity(event),
                 identities = next(&mut attached) => Input::Attached(identities),
                 () = &mut fetched, if waits => Input::FetchTimeout,
+                Ok(()) = answers.changed() => Input::Answers,
                 () = wait_until(self.wake()) => Input::Tick,
             };
             // While connections finish, time alone changes nothing of what is in force.
@@ -193,7 +197,7 @@ impl Control {
             Input::Steering(event) => self.steering_event(event),
             Input::Identity(event) => self.identity_event(event),
             Input::Attached(identities) => self.attached = identities,
-            Input::Tick => {}
+            Input::Tick | Input::Answers => {}
         }
     }
 
@@ -399,8 +403,12 @@ impl Control {
             let has = |wanted: Option<&PortId>| sockets.keys().any(|one| one.port.as_ref() == wanted && !one.is_host);
             has(Some(port)) && has(None)
         };
-        let readiness: Readiness = plan::readiness(snapshot, &self.secrets, &self.ports, is_listening);
-        self.report.readiness = readiness.clone();
+        let answers = self.shared.answers.borrow().clone();
+        let readiness: Readiness = plan::readiness(snapshot, &self.secrets, &self.ports, &answers, is_listening);
+        let told = |(port, state): (&PortId, &Result<steering::Ready, String>)| {
+            (port.clone(), state.clone().map(|ready| ready.workload))
+        };
+        self.report.readiness = readiness.iter().map(told).collect();
         steering.offer(sockets, readiness, if has_arrived { Standing::TakenOver } else { Standing::Serving });
     }
 

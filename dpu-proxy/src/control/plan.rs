@@ -4,12 +4,12 @@
 use crate::connection::Gate;
 use crate::listener::manager::{Wanted, of_root};
 use crate::listener::socket::Place;
-use crate::shared::Devices;
-use crate::steering::{Port, Ports, Readiness};
+use crate::shared::{Answers, Devices, ProbedPort};
+use crate::steering::{Port, Ports, Readiness, Ready};
 use crate::tls::secrets::Secrets;
-use dpu_proxy_core::model::Snapshot;
-use mesh_model::{Identity, PortId, WorkloadUid};
-use std::collections::BTreeSet;
+use dpu_proxy_core::model::{Snapshot, Workload};
+use mesh_model::{Identity, PortId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -77,20 +77,27 @@ pub(super) fn readiness(
     snapshot: &Snapshot,
     secrets: &Secrets,
     ports: &Ports,
+    answers: &Answers,
     is_listening: impl Fn(&PortId) -> bool,
 ) -> Readiness {
     let ready = |port: &Port| {
         let workload = configured(snapshot, secrets, port)?;
         match is_listening(&port.id) {
-            true => Ok(workload),
+            true => Ok(Ready { workload: workload.uid.clone(), probed: probed(workload, ports, answers) }),
             false => Err(format!("cannot listen on {}", port.representor)),
         }
     };
     ports.ports.values().map(|port| (port.id.clone(), ready(port))).collect()
 }
 
+/// Where the host, if there is one, probes the workload, with what its pod answered.
+fn probed(workload: &Workload, ports: &Ports, answers: &Answers) -> BTreeMap<SocketAddr, Option<bool>> {
+    let all = ProbedPort::of(workload).filter(|_| ports.host.is_some());
+    all.map(|place| (place.address, answers.get(&place).copied())).collect()
+}
+
 /// The workload of a port, if it is in force with its certificate.
-pub(super) fn configured(snapshot: &Snapshot, secrets: &Secrets, port: &Port) -> Result<WorkloadUid, String> {
+pub(super) fn configured<'a>(snapshot: &'a Snapshot, secrets: &Secrets, port: &Port) -> Result<&'a Workload, String> {
     let workload = snapshot.by_port.get(&port.id).ok_or("no complete configuration for this port yet")?;
     if workload.uid != port.workload {
         return Err(format!("the configuration is of workload {}, the port of {}", workload.uid, port.workload));
@@ -98,12 +105,13 @@ pub(super) fn configured(snapshot: &Snapshot, secrets: &Secrets, port: &Port) ->
     if !secrets.identities.contains_key(&workload.identity) {
         return Err(format!("the certificate of {} has not been signed yet", workload.identity));
     }
-    Ok(workload.uid.clone())
+    Ok(workload)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mesh_model::WorkloadUid;
 
     fn ports(host: Option<&str>) -> Ports {
         let port = |number: u32, address: &str| Port {

@@ -13,6 +13,7 @@ use super::client_hello::{self, Inspected};
 use super::inspect::Inspection;
 use crate::connection::{Connection, Gate};
 use crate::io::Stream;
+use crate::shared::ProbedPort;
 use crate::stream_info::{ResponseFlags, StreamInfo};
 use crate::upstream::{Target, connect};
 use crate::worker::Worker;
@@ -125,7 +126,8 @@ async fn serve(worker: &Rc<Worker>, arrival: &Arrival, known: Known, client: Tcp
             info.details = error.to_string();
             reset(&client);
             if known == Known::Tcp {
-                watch::ask(worker, workload.port.clone(), connection.original_destination);
+                let place = connection.original_destination;
+                watch::refused(worker, ProbedPort::at(&workload, place.ip(), place.port()));
             }
         }
     }

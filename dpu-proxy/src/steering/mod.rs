@@ -9,4 +9,4 @@ mod session;
 mod socket;
 
 pub use client::{Client, Event, start};
-pub use session::{Listening, Others, Port, Ports, Readiness, Registration, Standing};
+pub use session::{Listening, Others, Port, Ports, Readiness, Ready, Registration, Standing};

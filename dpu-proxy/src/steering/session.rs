@@ -5,12 +5,12 @@
 //! starts with nothing said.
 
 use mesh_api::steering::{
-    Direction, FromDataplane, FromProxy, Hello, Leaving, PortNotReady, PortReady, RegisterListener, TakenOver,
-    from_dataplane, from_proxy,
+    self as wire, Direction, FromDataplane, FromProxy, Hello, Leaving, PortNotReady, PortReady, ProbedPort,
+    RegisterListener, TakenOver, from_dataplane, from_proxy,
 };
 use mesh_model::{PortId, WorkloadUid};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// A port of the dataplane.
@@ -49,7 +49,15 @@ pub struct Registration {
 pub type Listening = BTreeSet<Registration>;
 
 /// Which ports' workloads are in force, or why not.
-pub type Readiness = BTreeMap<PortId, Result<WorkloadUid, String>>;
+pub type Readiness = BTreeMap<PortId, Result<Ready, String>>;
+
+/// A workload in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ready {
+    pub workload: WorkloadUid,
+    /// Where `tcpSocket` probes ask, and whether the pod listens there; `None` before it was asked.
+    pub probed: BTreeMap<SocketAddr, Option<bool>>,
+}
 
 /// What the other proxies of this DPU do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -163,10 +171,13 @@ impl Session {
         self.message(what, from_proxy::Message::RegisterListener(message), Some(new))
     }
 
-    fn readiness(&mut self, port: &PortId, state: &Result<WorkloadUid, String>) -> Outgoing {
+    fn readiness(&mut self, port: &PortId, state: &Result<Ready, String>) -> Outgoing {
         let port_id = port.0.clone();
         let message = match state {
-            Ok(uid) => from_proxy::Message::PortReady(PortReady { port_id, workload_uid: uid.0.clone() }),
+            Ok(ready) => {
+                let probed = ready.probed.iter().map(|(address, listens)| probed_port(*address, *listens)).collect();
+                from_proxy::Message::PortReady(PortReady { port_id, workload_uid: ready.workload.0.clone(), probed })
+            }
             Err(reason) => from_proxy::Message::PortNotReady(PortNotReady { port_id, reason: reason.clone() }),
         };
         self.message(format!("readiness of port {port}"), message, None)
@@ -198,10 +209,11 @@ impl Session {
         }
     }
 
-    /// A successor that died took its registrations with it, and ours had made way for them.
+    /// A successor that died took its registrations with it, and ours had made way for them; so had our words.
     fn others(&mut self, others: mesh_api::steering::Others) -> Others {
         if self.has_successor && !others.is_newer_here {
             self.registered.clear();
+            self.said.clear();
         }
         self.has_successor = others.is_newer_here;
         Others {
@@ -220,6 +232,16 @@ impl Session {
         self.said.retain(|port, _| !gone(port));
         self.registered.retain(|known| known.port.as_ref().is_none_or(|port| !update.removed_ids.contains(&port.0)));
     }
+}
+
+fn probed_port(address: SocketAddr, listens: Option<bool>) -> ProbedPort {
+    let listening = match listens {
+        None => wire::Listening::Unknown,
+        Some(false) => wire::Listening::No,
+        Some(true) => wire::Listening::Yes,
+    };
+    let ip_version = if address.is_ipv4() { 4 } else { 6 };
+    ProbedPort { ip_version, port: address.port().into(), listening: listening.into() }
 }
 
 fn apply(update: mesh_api::steering::Ports, ports: &mut Ports) {
@@ -249,7 +271,6 @@ fn apply(update: mesh_api::steering::Ports, ports: &mut Ports) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mesh_api::steering as wire;
 
     fn listener(port: &str, device: &str) -> Registration {
         Registration {
@@ -259,6 +280,10 @@ mod tests {
             ifindex: 0,
             is_ipv4: true,
         }
+    }
+
+    fn ready(workload: &str) -> Ready {
+        Ready { workload: WorkloadUid(workload.to_owned()), probed: BTreeMap::new() }
     }
 
     fn kinds(messages: &[Outgoing]) -> Vec<String> {
@@ -292,7 +317,7 @@ mod tests {
     #[test]
     fn a_session_says_everything_once_and_a_new_one_says_it_again() {
         let listening = Listening::from([listener("vf1", "rep1")]);
-        let ready = Readiness::from([(PortId("vf1".to_owned()), Ok(WorkloadUid("w".to_owned())))]);
+        let ready = Readiness::from([(PortId("vf1".to_owned()), Ok(ready("w")))]);
         let mut session = Session::default();
         assert_eq!(kinds(&session.poll(&listening, &ready, Standing::Serving)), ["hello", "listen vf1", "ready vf1"]);
         assert!(session.poll(&listening, &ready, Standing::Serving).is_empty());
@@ -306,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_port_that_comes_back_is_registered_and_declared_ready_again() {
-        let ready = Readiness::from([(PortId("vf1".to_owned()), Ok(WorkloadUid("w".to_owned())))]);
+        let ready = Readiness::from([(PortId("vf1".to_owned()), Ok(ready("w")))]);
         let (mut session, mut known) = (Session::default(), Ports::default());
         session.handle(ports(&[("vf1", "rep1")], &[], true), &mut known);
         session.poll(&Listening::from([listener("vf1", "rep1")]), &ready, Standing::Serving);
@@ -333,6 +358,31 @@ mod tests {
         let without = wire::Ports { snapshot: true, uplink: "eth0".to_owned(), ..wire::Ports::default() };
         session.handle(FromDataplane { message: Some(from_dataplane::Message::Ports(without)) }, &mut known);
         assert_eq!(known.host, None);
+    }
+
+    #[test]
+    fn what_a_pod_answers_where_it_is_probed_is_said_with_its_readiness_and_again_when_it_changes() {
+        let mut session = Session::default();
+        let mut say = |listens: Option<bool>| {
+            let probed = [("10.1.0.1:27017", listens), ("[fd01::1]:27017", None)];
+            let probed = probed.map(|(address, listens)| (address.parse().expect("address"), listens)).into();
+            let state = Readiness::from([(PortId("vf1".to_owned()), Ok(Ready { probed, ..ready("w") }))]);
+            let said = session.poll(&Listening::new(), &state, Standing::Serving);
+            said.into_iter().find_map(|outgoing| match outgoing.message.message {
+                Some(from_proxy::Message::PortReady(ready)) => Some(ready.probed),
+                _ => None,
+            })
+        };
+        let place = |ip_version, listening: wire::Listening| ProbedPort {
+            ip_version,
+            port: 27017,
+            listening: listening.into(),
+        };
+        let all = |listening| Some(vec![place(4, listening), place(6, wire::Listening::Unknown)]);
+        assert_eq!(say(None), all(wire::Listening::Unknown));
+        assert_eq!(say(None), None, "nothing new");
+        assert_eq!(say(Some(true)), all(wire::Listening::Yes));
+        assert_eq!(say(Some(false)), all(wire::Listening::No));
     }
 
     #[test]
@@ -365,14 +415,15 @@ mod tests {
     }
 
     #[test]
-    fn when_a_successor_dies_sockets_are_registered_again() {
+    fn when_a_successor_dies_everything_is_said_again() {
         let listening = Listening::from([listener("vf1", "rep1")]);
+        let readiness = Readiness::from([(PortId("vf1".to_owned()), Ok(ready("w")))]);
         let (mut session, mut known) = (Session::default(), Ports::default());
-        session.poll(&listening, &Readiness::new(), Standing::Serving);
+        session.poll(&listening, &readiness, Standing::Serving);
         let heard = session.handle(others(true), &mut known);
         assert_eq!(heard, Heard::Others(Others { is_newer_here: true, ..Others::default() }));
-        assert!(session.poll(&listening, &Readiness::new(), Standing::Serving).is_empty());
+        assert!(session.poll(&listening, &readiness, Standing::Serving).is_empty());
         session.handle(others(false), &mut known);
-        assert_eq!(kinds(&session.poll(&listening, &Readiness::new(), Standing::Serving)), ["listen vf1"]);
+        assert_eq!(kinds(&session.poll(&listening, &readiness, Standing::Serving)), ["listen vf1", "ready vf1"]);
     }
 }

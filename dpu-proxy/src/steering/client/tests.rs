@@ -1,5 +1,6 @@
 //! A dataplane of the test's own, on a real socket.
 
+use super::super::session::Ready;
 use super::*;
 use mesh_api::steering::{self as wire, FromProxy, from_dataplane, from_proxy};
 use mesh_model::{PortId, WorkloadUid};
@@ -68,7 +69,8 @@ async fn sockets_and_readiness_reach_every_dataplane_that_comes() {
         assert_eq!(ports.uplink.as_deref(), Some("up0"));
         let device = Arc::clone(&ports.ports[&port].representor);
         let registration = Registration { port: Some(port.clone()), is_host: false, device, ifindex: 0, is_ipv4: true };
-        let readiness = Readiness::from([(port.clone(), Ok(WorkloadUid("w".to_owned())))]);
+        let ready = Ready { workload: WorkloadUid("w".to_owned()), probed: BTreeMap::new() };
+        let readiness = Readiness::from([(port.clone(), Ok(ready))]);
         client.offer(BTreeMap::from([(registration, Arc::clone(&socket))]), readiness, Standing::Serving);
     }
     // The second life of the dataplane hears at once what the first was told.

@@ -3,7 +3,10 @@
 use super::*;
 use crate::shared::{Devices, State};
 use crate::testing::{self, run};
-use dpu_proxy_core::model::{Probe, Scope, Snapshot};
+use dpu_proxy_core::model::{Probe, ProbeKind, Scope, Snapshot, Workload};
+use mesh_model::{PortId, WorkloadUid};
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use tokio::net::{TcpListener, TcpSocket};
 
 /// What one question at the most takes, and some.
@@ -35,6 +38,14 @@ fn worker(index: usize) -> Rc<Worker> {
     Worker::new(index, testing::shared(Snapshot::default(), None))
 }
 
+fn place(address: SocketAddr) -> ProbedPort {
+    ProbedPort { port: PortId("w1".into()), workload: WorkloadUid("w1".into()), address }
+}
+
+fn answer(worker: &Worker, address: SocketAddr) -> Option<bool> {
+    worker.shared.answers.borrow().get(&place(address)).copied()
+}
+
 async fn is_asked(application: &TcpListener) -> bool {
     tokio::time::timeout(LONG, application.accept()).await.is_ok()
 }
@@ -45,16 +56,19 @@ fn a_port_is_asked_until_it_takes_a_connection_and_from_when_it_refused_a_probe(
         let (socket, address) = shut();
         let worker = worker(0);
         worker.apply(state(address, ProbeKind::Tcp));
-        let place = (PortId("w1".into()), address);
-        tokio::time::sleep(AGAIN / 2).await;
-        assert!(worker.watch.asking.borrow().contains(&place), "refused, so it goes on asking");
+        assert_eq!(answer(&worker, address), None, "not asked yet");
+        tokio::time::sleep(SOONEST).await;
+        assert!(worker.watch.asking.borrow().contains(&place(address)), "refused, so it goes on asking");
+        assert_eq!(answer(&worker, address), Some(false));
         let application = socket.listen(8).expect("listen");
         assert!(is_asked(&application).await);
         assert!(!is_asked(&application).await, "an open port is left alone");
         assert!(worker.watch.asking.borrow().is_empty());
+        assert_eq!(answer(&worker, address), Some(true));
         worker.apply(state(address, ProbeKind::Tcp));
         assert!(!is_asked(&application).await, "the workload is not new");
-        ask(&worker, PortId("w1".into()), address);
+        refused(&worker, place(address));
+        assert_eq!(answer(&worker, address), Some(false), "at once");
         assert!(is_asked(&application).await);
     });
 }
@@ -65,11 +79,26 @@ fn nobody_asks_for_a_workload_that_is_gone() {
         let (socket, address) = shut();
         let worker = worker(0);
         worker.apply(state(address, ProbeKind::Tcp));
-        tokio::time::sleep(AGAIN / 2).await;
+        tokio::time::sleep(SOONEST).await;
         worker.apply(State::default());
         let application = socket.listen(8).expect("listen");
         assert!(!is_asked(&application).await);
         assert!(worker.watch.asking.borrow().is_empty());
+        assert_eq!(answer(&worker, address), None, "and what it answered is forgotten");
+    });
+}
+
+#[test]
+fn a_port_without_a_way_to_its_pod_is_asked_when_there_is_one() {
+    run(async {
+        let application = TcpListener::bind("[::1]:0").await.expect("bind");
+        let whole = state(application.local_addr().expect("address"), ProbeKind::Tcp);
+        let worker = worker(0);
+        let without = Devices { representors: HashMap::new(), ..(*whole.devices).clone() };
+        worker.apply(State { devices: Arc::new(without), ..whole.clone() });
+        assert!(!is_asked(&application).await);
+        worker.apply(whole);
+        assert!(is_asked(&application).await);
     });
 }
 
