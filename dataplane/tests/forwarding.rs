@@ -2,6 +2,10 @@
 
 mod lab;
 
+use dataplane::engine::Door;
+use dataplane::kernel::{Kernel, KernelArgs};
+use dataplane::state::{Change, Device, Difference, Wire};
+use dataplane::sys::abi;
 use lab::proxy::{Proxy, accept, call};
 use lab::*;
 use mesh_api::dataplane as wire;
@@ -362,12 +366,49 @@ fn a_representor_that_is_made_again_serves_on_and_one_that_is_gone_can_be_delete
     eventually("it comes back", || lab.within("pod1", || udp_ask("10.1.0.2:53", BRIEF)).is_some());
 }
 
+/// A governed port of the address that both tenants have, in a network of its own.
+fn tenant(number: u8, device: Device) -> [Change; 3] {
+    let mac = [2, 0, 0, 0, 0, number];
+    let (ifindex, slot, vni) = (device.ifindex, u32::from(number), u32::from(number));
+    let address = "10.1.0.1".parse().expect("address");
+    let wire = Wire {
+        name: format!("rep{number}"),
+        ifindex,
+        slot,
+        mac: mesh_model::MacAddress(mac),
+        addresses: vec![address],
+        governed: true,
+    };
+    let flags = abi::PORT_OPEN | abi::PORT_GOVERNED;
+    let port = abi::Port { slot, vni, flags, mac, gateway_mac: device.mac.0 };
+    let key = abi::EndpointKey { vni, address: address.into() };
+    [
+        Change::Wire(Difference { key: ifindex, before: None, after: Some(wire) }),
+        Change::Port(Difference { key: ifindex, before: None, after: Some(port) }),
+        Change::Endpoint(Difference { key, before: None, after: Some(ifindex) }),
+    ]
+}
+
+/// Both tenants' ports, and a listening socket for each.
+async fn tenants(args: KernelArgs) -> Vec<TcpListener> {
+    let mut kernel = Kernel::open(&args).await.expect("kernel");
+    let mut listeners = Vec::new();
+    for number in [1, 2] {
+        let name = format!("rep{number}");
+        let device = kernel.device(&name).await.expect("netlink").expect("interface");
+        for step in tenant(number, device) {
+            kernel.carry_out(&step).await.expect("step");
+        }
+        let listener = lab::proxy::listener(&name, 4, 15001);
+        let copy = std::os::fd::OwnedFd::from(listener.try_clone().expect("copy"));
+        kernel.set_listener(device.ifindex, 4, &copy).expect("listener");
+        listeners.push(listener);
+    }
+    listeners
+}
+
 #[test]
 fn two_tenants_with_the_same_address_and_ports_each_reach_their_own_listener() {
-    use dataplane::engine::Door;
-    use dataplane::kernel::{Kernel, KernelArgs};
-    use dataplane::state::{Change, Device, Difference, Wire};
-    use dataplane::sys::abi;
     // The API has no overlay yet; the tables below it have.
     let mut lab = Lab::new("twins", 2);
     lab.stop(Signal::SIGTERM);
@@ -382,45 +423,9 @@ fn two_tenants_with_the_same_address_and_ports_each_reach_their_own_listener() {
         congestion_control: None,
         sysctl: dataplane::sys::sysctl::Sysctl::default(),
     };
-    let steps = |number: u8, device: Device| {
-        let mac = [2, 0, 0, 0, 0, number];
-        let (ifindex, slot, vni) = (device.ifindex, u32::from(number), u32::from(number));
-        let address = "10.1.0.1".parse().expect("address");
-        let wire = Wire {
-            name: format!("rep{number}"),
-            ifindex,
-            slot,
-            mac: mesh_model::MacAddress(mac),
-            addresses: vec![address],
-            governed: true,
-        };
-        let flags = abi::PORT_OPEN | abi::PORT_GOVERNED;
-        let port = abi::Port { slot, vni, flags, mac, gateway_mac: device.mac.0 };
-        let key = abi::EndpointKey { vni, address: address.into() };
-        [
-            Change::Wire(Difference { key: ifindex, before: None, after: Some(wire) }),
-            Change::Port(Difference { key: ifindex, before: None, after: Some(port) }),
-            Change::Endpoint(Difference { key, before: None, after: Some(ifindex) }),
-        ]
-    };
     let listeners = lab.within("dpu", move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-        runtime.block_on(async {
-            let mut kernel = Kernel::open(&args).await.expect("kernel");
-            let mut listeners = Vec::new();
-            for number in [1u8, 2] {
-                let name = format!("rep{number}");
-                let device = kernel.device(&name).await.expect("netlink").expect("interface");
-                for step in steps(number, device) {
-                    kernel.carry_out(&step).await.expect("step");
-                }
-                let listener = lab::proxy::listener(&name, 4, 15001);
-                let copy = std::os::fd::OwnedFd::from(listener.try_clone().expect("copy"));
-                kernel.set_listener(device.ifindex, 4, &copy).expect("listener");
-                listeners.push(listener);
-            }
-            listeners
-        })
+        runtime.block_on(tenants(args))
     });
     let callers = ["pod1", "pod2"].map(|pod| {
         lab.spawn(pod, move || {
