@@ -23,6 +23,8 @@ const STRICT: &str = include_str!("../../manifests/istio/strict.yaml");
 const OUTSIDER: &str = include_str!("../../manifests/outsider.yaml");
 /// Pods of the Deployment, one on each node.
 const PODS: usize = 2;
+/// And of the one where nobody listens.
+const DEAF: usize = 4;
 /// How long its probes are watched.
 const WATCHED: Duration = Duration::from_secs(30);
 /// Within this an answer comes, or none does.
@@ -40,6 +42,7 @@ fn probed(stage: &Stage) -> Result<String> {
     let deployment = Applied::new(PROBED)?;
     let started = ready()?;
     let watched = watch()?;
+    never_ready()?;
     let pods: Vec<Pod> = pod::ready(NAMESPACE, "role=probed")?.iter().map(Pod::of).collect::<Result<_>>()?;
     for pod in &pods {
         strangers(pod, &outsider)?;
@@ -73,10 +76,27 @@ fn watch() -> Result<String> {
         ensure!(pods.len() == PODS, "only {} are ready:\n{}", pods.len(), pod::warnings(NAMESPACE)?);
         let restarts: u64 = pods.iter().map(restarts).sum();
         ensure!(restarts == 0, "{restarts} restarts:\n{}", pod::warnings(NAMESPACE)?);
-        ensure!(pod::ready(NAMESPACE, "role=deaf")?.is_empty(), "a pod is ready where nobody listens");
         std::thread::sleep(Duration::from_secs(1));
     }
     Ok(format!("no restart in {} s", WATCHED.as_secs()))
+}
+
+/// Of a pod that was ready once, that state has changed since its container started.
+fn never_ready() -> Result<()> {
+    let pods = kubectl::json(&format!("-n {NAMESPACE} get pods -l role=deaf"))?;
+    let pods = pods["items"].as_array().context("a list of pods")?;
+    ensure!(pods.len() == DEAF, "{} of {DEAF} pods where nobody listens", pods.len());
+    for pod in pods {
+        let started = pod.pointer("/status/containerStatuses/0/state/running/startedAt").and_then(Value::as_str);
+        let started = started.context("a container where nobody listens does not run")?;
+        let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+        let changed =
+            conditions.filter(|one| one["type"] == "Ready").find_map(|one| one["lastTransitionTime"].as_str());
+        let changed = changed.context("nothing is said of whether it is ready")?;
+        // Both in UTC and in whole seconds, as Kubernetes writes them.
+        ensure!(changed <= started, "a pod was or is ready where nobody listens: {}", pod["status"]);
+    }
+    Ok(())
 }
 
 fn restarts(pod: &Value) -> u64 {
