@@ -16,7 +16,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
+
+/// How long an idle connection stays once the proxy drains: what its client has just sent may be on its way.
+pub const DRAIN_GRACE: Duration = Duration::from_millis(500);
 
 /// What one core has for itself.
 pub struct Worker {
@@ -165,6 +169,12 @@ impl Worker {
     /// True once the proxy drains: answer `connection: close` and GOAWAY, take no new request on idle connections.
     pub fn is_draining(&self) -> bool {
         *self.phase.borrow() != Phase::Serving
+    }
+
+    /// Waits until the proxy has drained for so long that who has said nothing by now is idle.
+    pub async fn patience(&self) {
+        self.draining().await;
+        tokio::time::sleep(DRAIN_GRACE).await;
     }
 
     /// Waits until the proxy drains.

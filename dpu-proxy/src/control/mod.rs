@@ -36,6 +36,8 @@ use xds::client::Event as AdsEvent;
 const INITIAL_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often it is looked whether the last connection has ended.
 const DRAIN_CHECK: Duration = Duration::from_millis(100);
+/// How often the log tells how many are left.
+const DRAIN_PROGRESS: Duration = Duration::from_secs(10);
 
 /// Parties that the process talks to; `None` where the bootstrap or the command line has none.
 #[derive(Debug, Default)]
@@ -80,6 +82,8 @@ pub struct Control {
     belongings: Belongings,
     /// Listening sockets are closed, and stay so.
     is_closed: bool,
+    /// When the log last told of draining.
+    told_at: Instant,
 }
 
 impl std::fmt::Debug for Control {
@@ -134,6 +138,7 @@ impl Control {
             departure: Departure::default(),
             belongings: Belongings::default(),
             is_closed: false,
+            told_at: Instant::now(),
         }
     }
 
@@ -233,7 +238,7 @@ impl Control {
         let connections = self.workers.gather(|worker| worker.connections()).await.iter().sum::<u64>();
         let step = self.departure.step(Instant::now(), &self.others, connections, self.limits());
         match step {
-            Step::Stay => {}
+            Step::Stay => self.tell_of_progress(connections),
             Step::CloseListeners => self.drain(),
             Step::End if connections > 0 => tracing::warn!(connections, "cut after the drain time"),
             Step::End => {}
@@ -245,7 +250,16 @@ impl Control {
         step == Step::End
     }
 
+    fn tell_of_progress(&mut self, connections: u64) {
+        let is_draining = matches!(self.departure, Departure::Draining { .. });
+        if is_draining && self.told_at.elapsed() >= DRAIN_PROGRESS {
+            self.told_at = Instant::now();
+            tracing::info!(connections, "draining: these have not ended yet");
+        }
+    }
+
     fn drain(&mut self) {
+        self.told_at = Instant::now();
         tracing::info!(has_successor = self.others.has_newer_taken_over, "draining");
         self.close_listeners();
         self.shared.phase.send_replace(Phase::Draining);

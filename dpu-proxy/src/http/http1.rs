@@ -6,6 +6,7 @@ use super::request::{After, Request, serve};
 use super::session::{Scratch, Session};
 use super::wire::{HeadFailure, Wire};
 use crate::stream_info::ResponseFlags;
+use crate::worker::DRAIN_GRACE;
 use dpu_proxy_core::http1::{HeadError, Limits, RequestMeta, RequestOptions};
 use dpu_proxy_core::model::HttpConnectionManager;
 use std::future::{Future, poll_fn};
@@ -15,8 +16,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// How long a head may take to come where the configuration sets no limit: a client that never finishes one does not stay.
 pub const SLOWEST_HEAD: Duration = Duration::from_secs(60);
-/// How long an idle connection stays once the proxy drains.
-const DRAIN_GRACE: Duration = Duration::from_millis(500);
 
 /// Serves a connection until it ends.
 pub async fn serve_connection(mut session: Session, wire: Wire) {

@@ -104,7 +104,7 @@ pub async fn serve_connection(
 /// Reads until it is clear whether the client begins with HTTP/2. `None`: nothing came for too long, or the proxy drains.
 async fn is_preface(session: &Session, wire: &mut Wire) -> Option<bool> {
     let manager = &session.manager;
-    let mut draining = pin!(session.worker.draining());
+    let mut patience = pin!(session.worker.patience());
     let mut timer = timer::Timer::default();
     let mut head_until = None;
     loop {
@@ -131,7 +131,7 @@ async fn is_preface(session: &Session, wire: &mut Wire) -> Option<bool> {
             {
                 return Poll::Ready(None);
             }
-            if is_silent { draining.as_mut().poll(cx).map(|()| None) } else { Poll::Pending }
+            if is_silent { patience.as_mut().poll(cx).map(|()| None) } else { Poll::Pending }
         })
         .await;
         match filled {

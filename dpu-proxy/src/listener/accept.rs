@@ -88,7 +88,7 @@ pub(super) async fn admit(worker: Rc<Worker>, gate: Gate, tcp: TcpStream, local:
     };
     let Some((tcp, read)) = probe::screen(&worker, &arrival, tcp).await else { return };
     let _counted = worker.telemetry.downstream(&worker, &arrival.listener);
-    match inspect::inspect(&arrival.listener, arrival.destination.port(), tcp, read).await {
+    match inspect::inspect(&arrival.listener, arrival.destination.port(), tcp, read, worker.patience()).await {
         Ok((plain, seen)) => choose(worker, arrival, plain, seen).await,
         Err(error) => tracing::debug!(%remote, %error, "closed before a filter chain was chosen"),
     }
