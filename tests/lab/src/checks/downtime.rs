@@ -13,6 +13,7 @@ use crate::traffic::{Load, on};
 use crate::{probe, shell, traffic};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use std::process::Child;
 use std::time::Duration;
 
 pub const CHECKS: &[Check] = &[
@@ -133,8 +134,32 @@ fn lost_syns() -> Result<u64> {
 
 const ACCEPTED: &str = "envoy_listener_downstream_cx_total";
 
-/// A request that is under way when SIGTERM comes is finished.
+/// A connection of a pod on which nothing is said, as a client keeps one in reserve.
+struct Silent(Child);
+
+impl Silent {
+    fn open(caller: &str, to: &str) -> Result<Self> {
+        let mut command = shell::command_in(&pod(caller)?.namespace(), "bash");
+        let open = format!("exec 3<>/dev/tcp/{}; exec sleep 30", to.replace(':', "/"));
+        Ok(Self(command.args(["-c", &open]).spawn().context("cannot start bash")?))
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = (self.0.kill(), self.0.wait());
+    }
+}
+
+/// A request that is under way when SIGTERM comes is finished; who says nothing is not waited for.
 fn stopped_proxy(lab: &mut Lab) -> Result<()> {
+    let before = proxy_metric(HOSTS[0], ACCEPTED)?;
+    let _silent = Silent::open("productpage-v1", vip::REVIEWS)?;
+    shell::wait_for("the silent connection at the proxy", Duration::from_secs(5), || {
+        ensure!(proxy_metric(HOSTS[0], ACCEPTED)? > before, "it has not come");
+        Ok(())
+    })?;
     let (before, capture) = (proxy_metric(HOSTS[0], ACCEPTED)?, Capture::start()?);
     let slow =
         std::thread::spawn(|| get("productpage-v1", vip::REVIEWS, "reviews", "/reviews/0", &["-H", "end-user: slow"]));
