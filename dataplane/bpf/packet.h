@@ -13,7 +13,6 @@
 
 #define TCP_FIN 1
 #define TCP_SYN 2
-#define TCP_RST 4
 #define TCP_ACK 16
 
 #define IPV4_MORE_FRAGMENTS 0x2000

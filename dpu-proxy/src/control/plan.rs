@@ -1,5 +1,5 @@
-//! What a state asks for; pure. In: the snapshot, secrets, and the dataplane's ports. Out: listening
-//! sockets, devices, identities to be signed, and which ports are ready.
+//! What a state asks for; pure. In: the snapshot, secrets, the dataplane's ports, and what pods answered where they
+//! are probed. Out: listening sockets, devices, identities to be signed, and which ports are ready.
 
 use crate::connection::Gate;
 use crate::listener::manager::{Wanted, of_root};
